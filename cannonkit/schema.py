@@ -1,0 +1,261 @@
+"""Every FITS extension and column that cannonkit writes: name, type, unit, meaning. Written once.
+
+A `Table` is a list of `Column`s with the numpy dtype of its rows as they stand in the file
+(big-endian). Column types: i2 i4 i8 u1 f4 f8 and S<n> (bytes); truth values are u1, 0 or 1. Missing values are NaN in floats,
+blank in strings, the column's `null` (FITS TNULL) in integers.
+"""
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cannonkit import errors
+
+ID_WIDTH = 48       # a survey's name for one spectrum (sobject_id, APOGEE_ID, APSTAR_ID)
+STAR_ID_WIDTH = 32  # what groups spectra of one star
+NULL_ID = -9223372036854775808  # TNULL of 64-bit integers: no survey flag or Gaia id has it
+
+
+@dataclass(frozen=True)
+class Label:
+    """A stellar label: our name, FITS unit, meaning, and its column in Table A1 of the paper."""
+
+    name: str
+    unit: str
+    description: str
+    table_a1: str = ""
+
+
+LABELS = {label.name: label for label in (
+    Label("teff", "K", "effective temperature", "teff"),
+    Label("logg", "dex", "surface gravity, log10(g / (cm/s^2))", "logg"),
+    Label("fe_h", "dex", "metallicity [Fe/H]", "feh"),
+    Label("alpha_fe", "dex", "alpha enhancement [alpha/Fe]", "alphafe"),
+    Label("vmicro", "km/s", "microturbulence velocity", "vmicro"),
+    Label("vbroad", "km/s", "line broadening velocity", "vbroad"),
+)}
+FLAG_LABELS = ("teff", "logg", "fe_h", "alpha_fe")  # labels of the distance, equation 5
+
+
+def label(name, unit=""):
+    """The Label called `name`; a name that is not one of the paper's six gets the unit given."""
+    return LABELS.get(name) or Label(name, unit, f"label {name}")
+
+
+# --- columns and tables -----------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Column:
+    """One column. `dtype` is a numpy type without byte order; `shape` is that of one row's value."""
+
+    name: str
+    dtype: str
+    unit: str = ""
+    description: str = ""
+    shape: tuple = ()
+    null: int | None = None
+    ucd: str = ""
+
+    @property
+    def numpy_dtype(self):
+        """Big-endian numpy type, as in the file."""
+        return np.dtype(self.dtype).newbyteorder(">")
+
+
+@dataclass(frozen=True)
+class Table:
+    """An extension of rows: its name and columns, in order."""
+
+    name: str
+    columns: tuple
+
+    def __post_init__(self):
+        names = [c.name.casefold() for c in self.columns]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise errors.DataError(f"{self.name}: two columns called {twice[0]!r} (names are compared ignoring case)")
+
+    @property
+    def names(self):
+        return tuple(c.name for c in self.columns)
+
+    @property
+    def dtype(self):
+        return np.dtype([(c.name, c.numpy_dtype, c.shape) if c.shape else (c.name, c.numpy_dtype)
+                         for c in self.columns])
+
+    def __getitem__(self, name):
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(name)
+
+    def with_columns(self, columns):
+        """The table with more columns at its end; one of the same name is replaced in its place."""
+        new = {c.name: c for c in columns}
+        kept = tuple(new.pop(c.name, c) for c in self.columns)
+        return replace(self, columns=kept + tuple(new.values()))
+
+    def without(self, names):
+        return replace(self, columns=tuple(c for c in self.columns if c.name not in names))
+
+    def only(self, names):
+        return replace(self, columns=tuple(self[n] for n in names))
+
+    def empty(self, n_row):
+        """`n_row` rows with every value missing: NaN, blank, null, or 0 where there is no null."""
+        rows = np.zeros(n_row, self.dtype)
+        for c in self.columns:
+            if c.numpy_dtype.kind == "f":
+                rows[c.name] = np.nan
+            elif c.null is not None:
+                rows[c.name] = c.null
+        return rows
+
+    def rows(self, n_row, source=None, **values):
+        """Rows from arrays by column name; columns not given come from `source`, or are missing."""
+        rows = self.empty(n_row)
+        for name in self.names:
+            if name in values:
+                rows[name] = values.pop(name)
+            elif source is not None and name in source.dtype.names:
+                rows[name] = source[name]
+        if values:
+            raise KeyError(f"{self.name} has no column {sorted(values)}")
+        return rows
+
+
+def native(array):
+    """`array` in the machine's byte order (itself when it is already)."""
+    array = np.asarray(array)
+    if array.dtype.isnative:
+        return array
+    return array.astype(array.dtype.newbyteorder("="))
+
+
+def text(array):
+    """A bytes column as an array of str without trailing blanks."""
+    return np.char.rstrip(np.char.decode(np.asarray(array), "latin-1"))
+
+
+def label_array(rows, names):
+    """Columns of `rows` as (n_row, n_label) float64. Raises DataError naming an absent column."""
+    missing = [n for n in names if n not in rows.dtype.names]
+    if missing:
+        raise errors.DataError(f"no column {missing[0]!r}{errors.did_you_mean(missing[0], rows.dtype.names)}")
+    return np.stack([np.asarray(rows[n], np.float64) for n in names], axis=1) if names else \
+        np.empty((len(rows), 0))
+
+
+# --- the products -----------------------------------------------------------------------------
+
+PRODUCTS = ("training", "spectra", "model", "labels", "errors", "catalogue", "residuals", "truth")
+
+WAVELENGTH = Table("WAVELENGTH", (
+    Column("wavelength", "f8", "Angstrom", "rest wavelength of the pixel; air or vacuum by the MEDIUM keyword"),
+    Column("segment", "i2", "", "camera or detector of the pixel, from 0"),
+))
+
+
+def _identity(id_width=ID_WIDTH):
+    return (
+        Column("id", f"S{id_width}", "", "the survey's name of this spectrum", ucd="meta.id;meta.main"),
+        Column("star_id", f"S{STAR_ID_WIDTH}", "", "what spectra of one star have in common", ucd="meta.id"),
+        Column("visit", "i4", "", "0 = the star's combined spectrum, k = its visit k"),
+    )
+
+
+def spectra_table(n_pix, file_width=1, id_width=ID_WIDTH):
+    """SPECTRA: one spectrum a row, on one grid. ivar = 0 masks a pixel; its flux is then 1."""
+    return Table("SPECTRA", _identity(id_width) + (
+        Column("file", f"S{max(1, file_width)}", "", "file that the spectrum was read from"),
+        Column("snr_survey", "f4", "", "S/N in the survey's catalogue", ucd="stat.snr"),
+        Column("snr", "f4", "", "measured S/N per pixel: median of flux times sqrt(ivar)", ucd="stat.snr"),
+        Column("n_bad", "i4", "", "pixels masked, of those in the survey's range"),
+        Column("status", "i4", "", "what is wrong with the spectrum, bits STATnn of this header; 0 = nothing"),
+        Column("flux", "f4", "", "continuum-normalised flux", (n_pix,), ucd="phot.flux.density"),
+        Column("ivar", "f4", "", "inverse variance of flux; 0 = masked", (n_pix,)),
+    ))
+
+
+def label_columns(names, units=None):
+    """One f8 column per label."""
+    units = units or {}
+    found = [label(n, units.get(n, "")) for n in names]
+    return tuple(Column(x.name, "f8", x.unit, x.description) for x in found)
+
+
+def labels_table(names, units=None, id_width=ID_WIDTH):
+    """LABELS: what cc-infer says of each spectrum, row for row with its input."""
+    units = units or {}
+    found = [label(n, units.get(n, "")) for n in names]
+    return Table("LABELS", _identity(id_width) + (
+        Column("snr_survey", "f4", "", "S/N in the survey's catalogue", ucd="stat.snr"),
+        *(Column(x.name, "f8", x.unit, x.description) for x in found),
+        *(Column(f"e_{x.name}", "f8", x.unit, f"formal error of {x.name}", ucd="stat.error") for x in found),
+        Column("cov", "f8", "", "formal covariance of the labels, in products of their units",
+               (len(found), len(found))),
+        Column("chi2", "f8", "", "chi-square of the fit, model scatter included"),
+        Column("r_chi2", "f8", "", "chi2 / (n_pix_used - number of labels)"),
+        Column("snr", "f4", "", "measured S/N per pixel: median of flux times sqrt(ivar)", ucd="stat.snr"),
+        Column("snr_cannon", "f4", "", "median of flux / sqrt(1/ivar + s2), as earlier Cannon codes give it"),
+        Column("n_pix_used", "i4", "", "pixels in the fit"),
+        Column("n_iter", "i4", "", "iterations of the fit"),
+        Column("status", "i4", "", "what is wrong with the fit, bits STATnn of this header; 0 = nothing"),
+    ))
+
+
+def bit_cards(prefix, bits):
+    """Header cards that name every bit of a word: {'STAT00': ('NAME', 'meaning'), ...}."""
+    return {f"{prefix}{bit.number:02d}": (bit.name, bit.meaning) for bit in bits.values()}
+
+
+def survey_columns(survey, labels, extra=()):
+    """The block of one survey in a training table: names prefixed with `{survey}_`.
+
+    Positions in degrees (ICRS), parallaxes in mas, distances in pc; `extra` are more Columns.
+    """
+    block = [
+        Column("id", f"S{ID_WIDTH}", "", "name of the spectrum", ucd="meta.id"),
+        Column("star_id", f"S{STAR_ID_WIDTH}", "", "name of the star", ucd="meta.id"),
+        Column("spectrum", "S160", "", "file of the spectrum, relative to the root of the survey's spectra"),
+        Column("ra", "f8", "deg", "right ascension, ICRS", ucd="pos.eq.ra"),
+        Column("dec", "f8", "deg", "declination, ICRS", ucd="pos.eq.dec"),
+        Column("snr", "f4", "", "S/N of the survey that the cuts use", ucd="stat.snr"),
+    ]
+    for name in labels:
+        x = label(name)
+        block += [Column(name, "f8", x.unit, x.description),
+                  Column(f"e_{name}", "f8", x.unit, f"error of {name}", ucd="stat.error")]
+    block += [
+        Column("flag_spectra", "i8", "", "problem-spectrum word of the survey", null=NULL_ID),
+        Column("flag_sp", "i8", "", "flag word of the survey's pipeline", null=NULL_ID),
+        Column("flag_survey", "i2", "", "1 = a label of the survey is invalid"),
+        Column("dr2_source_id", "i8", "", "Gaia DR2 source id", null=NULL_ID, ucd="meta.id"),
+        Column("dr3_source_id", "i8", "", "Gaia EDR3 source id", null=NULL_ID, ucd="meta.id"),
+        Column("parallax", "f8", "mas", "Gaia parallax", ucd="pos.parallax"),
+        Column("e_parallax", "f8", "mas", "error of the parallax", ucd="stat.error;pos.parallax"),
+        Column("r_est", "f8", "pc", "distance", ucd="pos.distance"),
+        Column("r_lo", "f8", "pc", "lower bound of the distance", ucd="pos.distance"),
+        Column("r_hi", "f8", "pc", "upper bound of the distance", ucd="pos.distance"),
+        *extra,
+    ]
+    return tuple(replace(c, name=f"{survey}_{c.name}", description=f"{survey}: {c.description}") for c in block)
+
+
+
+
+def training_table(surveys, labels, extra=()):
+    """TRAINING: one row per star (or per spectrum of one survey's selection), all rows kept."""
+    columns = []
+    for survey in surveys:
+        columns += survey_columns(survey, labels)
+    return Table("TRAINING", (*columns, *extra,
+                              Column("selected", "u1", "", "the row passes every cut"),
+                              Column("reject", "i8", "", "cuts that the row fails, bits REJBnn of this header")))
+
+
+END = Table("END", (
+    Column("extname", "S32", "", "name of the extension"),
+    Column("n_row", "i8", "", "its rows (tables) or elements (images)"),
+    Column("datasum", "i8", "", "its DATASUM"),
+))
