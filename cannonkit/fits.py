@@ -77,8 +77,8 @@ def parse_header(block_text, place):
             return header
         if key == "HISTORY":
             header.history.append(card[8:])
-        elif key == "CONTINUE" and last is not None and isinstance(header.get(last), str) and header[last].endswith("&"):
-            value, comment = _value(card[8:])
+        elif key == "CONTINUE" and isinstance(header.get(last), str) and header[last].endswith("&"):
+            value, _ = _value(card[8:])
             header[last] = header[last][:-1] + (value if isinstance(value, str) else "")
         elif card[8:10] == "= ":
             value, comment = _value(card[10:])

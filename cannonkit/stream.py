@@ -1,0 +1,694 @@
+"""Products in files and pipes: opened checked, read and written by row chunks, never left half-written.
+
+One layout, front to back: primary header with provenance; small extensions; the one big row table; END,
+a tiny table with each extension's row count and DATASUM. A stream without a good END is cut or damaged.
+Files are written unnamed beside their target and linked when whole. Memory is O(chunk), but for the
+small extensions. Foreign FITS files (survey catalogues) are read through the same door.
+"""
+import errno
+import gzip
+import os
+import stat
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+import cannonkit
+from cannonkit import errors, fits, provenance, schema
+
+FORMAT = 1                       # CKFORMAT: layout version of our products
+CHUNK_BYTES = 32 << 20           # default chunk of rows when a command sets none
+MAX_SMALL = 2 << 30              # bytes of a small extension read from a pipe
+
+
+@dataclass
+class Extension:
+    """A small extension: an array (image) or rows (table, with its schema.Table), and header values."""
+
+    name: str
+    data: np.ndarray
+    table: schema.Table | None = None
+    header: dict = field(default_factory=dict)
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+class Source:
+    """An open FITS input; see `open_source`. Use as a context manager.
+
+    name (for messages), product (ours: 'spectra', ...; None: foreign), header (primary), extensions
+    {name: Extension} (ours only, in order), table (schema.Table of the row table), n_row, hdu.
+    """
+
+    def __init__(self, name, hdu_selector=None):
+        self.name, self._selector = name, hdu_selector
+        self.extensions, self.product, self._sums, self._end = {}, None, {}, None
+
+    # both kinds of input fill these
+    header = None
+    hdu = None
+
+    @property
+    def table(self):
+        return self.hdu.table.table
+
+    @property
+    def columns(self):
+        return self.hdu.table.columns
+
+    @property
+    def n_row(self):
+        return self.hdu.n_row
+
+    def place(self, column=None, row=None):
+        """`file[EXT]: column 'x', row 7` for messages."""
+        return errors.where(self.name, self.hdu.name or self.hdu.index, column, row)
+
+    def require(self, names):
+        """Raise DataError with the columns that there are, if one of `names` is absent or unusable."""
+        self.hdu.table.require(names)
+
+    def default_chunk(self):
+        return max(64, CHUNK_BYTES // max(1, self.hdu.axes[0]) // 64 * 64)
+
+    def chunks(self, chunk=None, columns=None, start=0, stop=None):
+        """Yield (first row, rows) in order; rows are big-endian structured arrays of `columns` (all).
+
+        The next chunk is read while the caller works on this one.
+        """
+        if columns is not None:
+            self.require(columns)
+        chunk = int(chunk or self.default_chunk())
+        stop = self.n_row if stop is None else min(stop, self.n_row)
+        reader = self._raw_chunks(chunk, start, stop)
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(next, reader, None)
+            first = start
+            while (raw := ahead.result()) is not None:
+                ahead = pool.submit(next, reader, None)
+                yield first, self.hdu.table.decode(raw, columns)
+                first += len(raw)
+        self._finish(start, stop)
+
+    def read(self, columns=None):
+        """All rows, native byte order."""
+        parts = [np.array(rows) for _, rows in self.chunks(None, columns)]
+        if not parts:
+            empty = np.zeros(0, self.hdu.table.dtype)
+            parts = [self.hdu.table.decode(empty, columns)]
+        rows = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        return rows.astype(rows.dtype.newbyteorder("="))
+
+    def datasums(self):
+        """DATASUM of each extension as far as known now (a stream's row table: only after its rows)."""
+        return dict(self._sums)
+
+    def _finish(self, start, stop):
+        pass
+
+    def close(self):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def _check_product(self, product):
+        wanted = (product,) if isinstance(product, str) else product
+        if wanted is not None and self.product not in wanted:
+            found = f"a {self.product} product" if self.product else "not a cannonkit product"
+            raise errors.DataError(f"{self.name}: {found}, expected {' or '.join(wanted)}")
+
+    def _check_format(self):
+        found = self.header.get("CKFORMAT")
+        if found != FORMAT:
+            raise errors.DataError(f"{self.name}: CKFORMAT {found!r}, this version reads {FORMAT}")
+
+    def _check_end(self, rows, hdus):
+        """END's rows against the extensions before it: names and counts."""
+        listed = [(str(n), int(c)) for n, c in zip(schema.text(rows["extname"]), rows["n_row"], strict=True)]
+        found = [(h.name, h.count) for h in hdus]
+        if listed != found:
+            raise errors.DataError(f"{self.name}[END]: lists {listed}, the file has {found}: damaged")
+        return {name: int(s) for (name, _), s in zip(listed, rows["datasum"], strict=True)}
+
+
+def _end_table(hdu, data, place):
+    if hdu.table is None or hdu.table.dtype != schema.END.dtype:
+        raise errors.DataError(f"{place}[END]: columns are not those of an END table: damaged")
+    return np.frombuffer(data, schema.END.dtype)
+
+
+def _small(hdu, data):
+    if hdu.kind == "image":
+        return Extension(hdu.name, hdu.image(data), None, hdu.header)
+    if hdu.kind == "ascii":
+        raise errors.DataError(f"{hdu.place}: ASCII tables are not part of our products")
+    raw = np.frombuffer(data, hdu.table.dtype)
+    rows = hdu.table.decode(raw)
+    return Extension(hdu.name, rows.astype(rows.dtype.newbyteorder("=")), hdu.table.table, hdu.header)
+
+
+class _FileSource(Source):
+    """A regular file: the whole structure is checked before the first row is used."""
+
+    def __init__(self, name, fd, selector=None, verify=False):
+        super().__init__(name, selector)
+        self.fd = fd
+        hdus = fits.walk(fd, name)
+        self.header = hdus[0].header
+        self.product = self.header.text("PRODUCT") or None if "CKFORMAT" in self.header else None
+        if self.product is None:
+            self.hdu = self._foreign_table(hdus)
+            for h in hdus:
+                if "DATASUM" in h.header:
+                    self._sums[h.name or str(h.index)] = _as_int(h.header["DATASUM"])
+            return
+        self._check_format()
+        if hdus[-1].name != "END":
+            raise errors.DataError(f"{name}: no END extension: cut or damaged")
+        if len(hdus) < 3 or hdus[-2].kind != "table":
+            raise errors.DataError(f"{name}: no row table before END: damaged")
+        rows = _end_table(hdus[-1], self._data(hdus[-1]), name)
+        self._sums = self._check_end(rows, hdus[1:-1])
+        self.end_header = hdus[-1].header
+        self.hdu = hdus[-2]
+        self.hdus = hdus
+        if verify:
+            self.verify()
+        for h in hdus[1:-2]:
+            self.extensions[h.name] = _small(h, self._data(h))
+
+    def verify(self):
+        """Read everything and compare each extension's DATASUM with END's."""
+        for h in self.hdus[1:-1]:
+            total, step = fits.Sum(), 16 << 20
+            for at in range(0, h.data_size, step):
+                total.add(fits.pread_exact(self.fd, min(step, h.data_size - at), h.data_start + at, h.place))
+            if total.value != self._sums[h.name]:
+                raise errors.DataError(f"{h.place}: DATASUM of the data is {total.value}, "
+                                       f"END says {self._sums[h.name]}: damaged")
+
+    def _data(self, hdu):
+        return fits.pread_exact(self.fd, hdu.data_size, hdu.data_start, hdu.place)
+
+    def _foreign_table(self, hdus):
+        wanted = self._selector
+        if wanted is not None:
+            for h in hdus:
+                if str(wanted) == str(h.index) or str(wanted).casefold() == h.name.casefold() != "":
+                    if h.kind != "table":
+                        raise errors.DataError(f"{h.place}: is {'an ASCII table' if h.kind == 'ascii' else 'an image'}"
+                                               ", expected a binary table")
+                    return h
+            names = [h.name or str(h.index) for h in hdus]
+            raise errors.DataError(f"{self.name}: no HDU {wanted!r}{errors.did_you_mean(wanted, names)}")
+        for h in hdus:
+            if h.kind == "table":
+                if "ZTABLE" in h.header or "ZIMAGE" in h.header:
+                    raise errors.DataError(f"{h.place}: is tile-compressed (.fz): unpack it first (funpack)")
+                return h
+        kinds = ", ".join(f"{h.name or h.index} ({h.kind})" for h in hdus)
+        raise errors.DataError(f"{self.name}: no binary table among its HDUs: {kinds}")
+
+    def _raw_chunks(self, chunk, start, stop):
+        width, layout = self.hdu.axes[0], self.hdu.table
+        for first in range(start, stop, chunk):
+            n = min(chunk, stop - first)
+            data = fits.pread_exact(self.fd, n * width, self.hdu.data_start + first * width, self.hdu.place)
+            yield data.view(layout.dtype)
+
+    def close(self):
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+
+
+def _as_int(value):
+    try:
+        return int(str(value))
+    except ValueError:
+        return 0
+
+
+class _PipeSource(Source):
+    """One of our products from a pipe: front to back, sums checked on the way, END at last."""
+
+    def __init__(self, name, fd, header, header_bytes, selector=None):
+        super().__init__(name, selector)
+        self.fd, self.header = fd, header
+        self.product = header.text("PRODUCT") or None
+        self._check_format()
+        fits.Hdu(header, 0, name)
+        self._seen, self._next_row = [], 0
+        while True:
+            hdu = self._next_hdu()
+            if hdu.header.get("CKROWS") is True:
+                if hdu.kind != "table":
+                    raise errors.DataError(f"{hdu.place}: CKROWS in an extension that is no table: damaged")
+                self.hdu = hdu
+                self._total = fits.Sum()
+                return
+            if hdu.data_size > MAX_SMALL:
+                raise errors.DataError(f"{hdu.place}: {hdu.data_size} bytes in a small extension: damaged")
+            data = self._exact(hdu.padded_size, hdu.place)
+            total = fits.Sum()
+            total.add(data)
+            self._sums[hdu.name] = total.value
+            stated = hdu.header.get("DATASUM")
+            if stated is not None and _as_int(stated) != total.value:
+                raise errors.DataError(f"{hdu.place}: DATASUM of the data is {total.value}, "
+                                       f"the header says {stated}: damaged")
+            self.extensions[hdu.name] = _small(hdu, data[:hdu.data_size])
+
+    def _next_hdu(self):
+        header, _ = fits.read_header(lambda n: self._exact(n, f"{self.name}: header of HDU {len(self._seen) + 1}"),
+                                     f"{self.name}: HDU {len(self._seen) + 1}")
+        hdu = fits.Hdu(header, len(self._seen) + 1, self.name)
+        self._seen.append(hdu)
+        return hdu
+
+    def _exact(self, n, place):
+        buffer = np.empty(n, np.uint8)
+        view, done = memoryview(buffer), 0
+        while done < n:
+            try:
+                got = os.readv(self.fd, [view[done:]])
+            except OSError as error:
+                raise errors.TransferError(f"{place}: read failed: {error.strerror}") from None
+            if got == 0:
+                raise errors.DataError(f"{place}: the stream ends {n - done} bytes too early "
+                                       "(did the command before the pipe fail?)")
+            done += got
+        return buffer
+
+    def _raw_chunks(self, chunk, start, stop):
+        if self._next_row > start:
+            raise errors.InternalError(f"{self.name}: a pipe can be read only once")
+        width, layout = self.hdu.axes[0], self.hdu.table
+        while self._next_row < stop:
+            # rows before `start` are read and counted, since a pipe cannot seek
+            limit = start if self._next_row < start else stop
+            n = min(chunk, limit - self._next_row)
+            data = self._exact(n * width, self.hdu.place)
+            self._total.add(data)
+            self._next_row += n
+            if self._next_row > start:
+                yield data.view(layout.dtype)
+
+    def _finish(self, start, stop):
+        for _ in self._raw_chunks(self.default_chunk(), self.n_row, self.n_row):
+            pass
+        while self._next_row < self.n_row:
+            n = min(self.default_chunk(), self.n_row - self._next_row)
+            self._total.add(self._exact(n * self.hdu.axes[0], self.hdu.place))
+            self._next_row += n
+        padding = self._exact(self.hdu.padded_size - self.hdu.data_size, self.hdu.place)
+        if padding.any():
+            raise errors.DataError(f"{self.hdu.place}: padding after the rows is not zero: damaged")
+        self._sums[self.hdu.name] = self._total.value
+        end = self._next_hdu()
+        if end.name != "END":
+            raise errors.DataError(f"{self.name}: extension {end.name!r} after the rows, expected END: damaged")
+        data = self._exact(end.padded_size, end.place)[:end.data_size]
+        sums = self._check_end(_end_table(end, data, self.name), self._seen[:-1])
+        for extension, expected in sums.items():
+            if self._sums.get(extension) != expected:
+                raise errors.DataError(f"{self.name}[{extension}]: DATASUM of the data is {self._sums.get(extension)}, "
+                                       f"END says {expected}: damaged")
+        self.end_header = end.header
+        if os.read(self.fd, 1):
+            raise errors.DataError(f"{self.name}: more bytes after END: damaged, or two files in one stream")
+
+
+def _spool(fd, start, name):
+    """The rest of a pipe (after `start`, already read) in an unlinked temporary file; its descriptor."""
+    spool = tempfile.TemporaryFile(prefix="cannonkit-")
+    try:
+        spool.write(start)
+        spool.flush()
+        out = spool.fileno()
+        os.lseek(out, 0, os.SEEK_END)
+        while True:
+            try:
+                if not os.splice(fd, out, 1 << 20):
+                    break
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                data = os.read(fd, 1 << 20)
+                if not data:
+                    break
+                os.write(out, data)
+        return os.dup(out)
+    except OSError as error:
+        raise errors.TransferError(f"{name}: cannot spool to {tempfile.gettempdir()}: {error.strerror}") from None
+    finally:
+        spool.close()
+
+
+def _gunzip(fd, name):
+    out = tempfile.TemporaryFile(prefix="cannonkit-")
+    try:
+        with gzip.open(os.fdopen(os.dup(fd), "rb")) as packed:
+            while data := packed.read(1 << 20):
+                out.write(data)
+        out.flush()
+        return os.dup(out.fileno())
+    except (EOFError, gzip.BadGzipFile, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise errors.TransferError(f"{name}: cannot unpack to {tempfile.gettempdir()}: {error.strerror}") from None
+        raise errors.DataError(f"{name}: gzip data are cut or damaged ({error})") from None
+    except Exception as error:           # zlib.error
+        raise errors.DataError(f"{name}: gzip data are damaged ({error})") from None
+    finally:
+        os.close(fd)
+        out.close()
+
+
+def open_source(path, product=None, hdu=None, verify=False):
+    """Open a FITS input: a path, or `-` for standard input (a pipe, or `< file`).
+
+    product: name(s) of our products that are accepted; None accepts anything, foreign files too.
+    hdu: name or number of a foreign file's table; default its first binary table.
+    verify: compare all DATASUMs first (regular files; a pipe is always verified, at its end).
+    Raises NoInputError if it cannot be opened, DataError naming what is wrong with it.
+    """
+    if str(path) == "-":
+        name = "standard input"
+        try:
+            fd = os.dup(0)
+        except OSError:
+            raise errors.NoInputError("standard input is closed") from None
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            fd = os.open("/proc/self/fd/0", os.O_RDONLY | os.O_CLOEXEC)
+        elif os.isatty(fd):
+            raise errors.UsageError("standard input is a terminal: give a file or a pipe")
+    else:
+        name, fd = str(path), fits.open_fd(path)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        if os.pread(fd, 2, 0) == b"\x1f\x8b":
+            fd = _gunzip(fd, name)
+        source = _open_or_close(_FileSource, name, fd, hdu, verify)
+    else:
+        source = _open_pipe(name, fd, hdu, verify)
+    try:
+        source._check_product(product)
+    except errors.CannonkitError:
+        source.close()
+        raise
+    return source
+
+
+def _open_or_close(kind, name, fd, *args):
+    try:
+        return kind(name, fd, *args)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _open_pipe(name, fd, hdu, verify):
+    start = b""
+    try:
+        while len(start) < fits.BLOCK and (data := os.read(fd, fits.BLOCK - len(start))):
+            start += data
+    except OSError as error:
+        raise errors.TransferError(f"{name}: read failed: {error.strerror}") from None
+    if not start:
+        raise errors.DataError(f"{name}: empty (did the command before the pipe fail?)")
+    if start.startswith(b"SIMPLE  =") and b"CKFORMAT=" in start:
+        rest = [start]
+
+        def read(n):
+            if rest:
+                return rest.pop()
+            data = b""
+            while len(data) < n:
+                more = os.read(fd, n - len(data))
+                if not more:
+                    raise errors.DataError(f"{name}: the stream ends in its primary header")
+                data += more
+            return data
+        header, length = fits.read_header(read, f"{name}: HDU 0")
+        source = _open_or_close(_PipeSource, name, fd, header, length, hdu)
+        source.close = lambda: os.close(fd)
+        return source
+    if not start.startswith((b"SIMPLE  =", b"\x1f\x8b")):
+        raise errors.DataError(f"{name}: not a FITS file (starts with {start[:10]!r}, expected 'SIMPLE  =')")
+    spooled = _spool(fd, start, name)
+    os.close(fd)
+    if start[:2] == b"\x1f\x8b":
+        spooled = _gunzip(spooled, name)
+    return _open_or_close(_FileSource, name, spooled, hdu, verify)
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+class _Target:
+    """Where bytes go: an unnamed file that gets its name when whole, or standard output."""
+
+    def __init__(self, path, overwrite):
+        self.path, self.overwrite, self.temporary = str(path), overwrite, None
+        if self.path == "-":
+            self.fd, self.name = 1, "standard output"
+            try:
+                os.fstat(1)
+            except OSError:
+                raise errors.TransferError("standard output is closed") from None
+            if os.isatty(1):
+                raise errors.UsageError("will not write FITS to a terminal: give -o FILE or a pipe")
+            self.seekable = False
+            return
+        self.name, self.seekable = self.path, True
+        check_target(self.path, overwrite)
+        self.directory = os.path.dirname(self.path) or "."
+        try:
+            self.fd = os.open(self.directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
+                raise errors.CannotCreateError(
+                    f"{self.path}: cannot write in its directory: {error.strerror}") from None
+            try:
+                self.fd, self.temporary = tempfile.mkstemp(
+                    prefix=f".{os.path.basename(self.path)}.{os.environ.get('SLURM_JOB_ID', '')}.{os.getpid()}.",
+                    dir=self.directory)
+                umask = os.umask(0)
+                os.umask(umask)
+                os.fchmod(self.fd, 0o666 & ~umask)
+            except OSError as error:
+                raise errors.CannotCreateError(f"{self.path}: {error.strerror}") from None
+
+    def write(self, data):
+        view = memoryview(data).cast("B")
+        while len(view):
+            try:
+                done = os.write(self.fd, view)
+            except InterruptedError:
+                continue
+            except OSError as error:
+                raise errors.TransferError(f"{self.name}: write failed: {error.strerror}") from None
+            view = view[done:]
+
+    def patch(self, data, offset):
+        try:
+            done = os.pwrite(self.fd, data, offset)
+        except OSError as error:
+            raise errors.TransferError(f"{self.name}: write failed: {error.strerror}") from None
+        if done != len(data):
+            raise errors.TransferError(f"{self.name}: write failed: {done} of {len(data)} bytes")
+
+    def commit(self):
+        if not self.seekable:
+            return
+        try:
+            os.fsync(self.fd)
+            self._name_it()
+            directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except FileExistsError:
+            raise errors.CannotCreateError(
+                f"{self.path}: exists (made while we ran); --overwrite replaces it") from None
+        except OSError as error:
+            raise errors.TransferError(f"{self.path}: cannot finish: {error.strerror}") from None
+
+    def _name_it(self):
+        if self.temporary is not None:
+            if self.overwrite:
+                os.rename(self.temporary, self.path)
+            else:
+                os.link(self.temporary, self.path)
+                os.unlink(self.temporary)
+            self.temporary = None
+            return
+        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            link = f"/proc/self/fd/{self.fd}"
+            base = os.path.basename(self.path)
+            if not self.overwrite:
+                # src_dir_fd makes Python use linkat, which follows the /proc link
+                os.link(link, base, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=True)
+                return
+            temporary = f".{base}.{os.environ.get('SLURM_JOB_ID', '')}.{os.getpid()}.tmp"
+            os.link(link, temporary, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=True)
+            try:
+                os.rename(temporary, base, src_dir_fd=directory, dst_dir_fd=directory)
+            except OSError:
+                os.unlink(temporary, dir_fd=directory)
+                raise
+        finally:
+            os.close(directory)
+
+    def close(self):
+        if not self.seekable:
+            return
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+        if self.temporary is not None:
+            os.unlink(self.temporary)
+            self.temporary = None
+
+
+def check_target(path, overwrite=False, inputs=()):
+    """Raise before any work where an output cannot be made: it exists, is an input, has no directory."""
+    path = str(path)
+    if path == "-":
+        return
+    directory = os.path.dirname(path) or "."
+    if not os.path.isdir(directory):
+        raise errors.CannotCreateError(f"{path}: directory {directory} does not exist")
+    if os.path.isdir(path):
+        raise errors.CannotCreateError(f"{path}: is a directory")
+    if os.path.islink(path) and not os.path.exists(path):
+        raise errors.CannotCreateError(f"{path}: is a dangling symbolic link")
+    if os.path.lexists(path):
+        for source in inputs:
+            if os.path.exists(source) and os.path.samefile(path, source):
+                raise errors.CannotCreateError(f"{path}: is also an input")
+        if not overwrite:
+            raise errors.CannotCreateError(f"{path}: exists; --overwrite replaces it")
+
+
+class Output:
+    """A product being written; see `create`. `write` takes row chunks in order, `note` values for END."""
+
+    def __init__(self, path, product, table, n_row, extensions, header, sources, record, overwrite, row_header):
+        if product not in schema.PRODUCTS:
+            raise errors.InternalError(f"unknown product {product!r}")
+        self.table, self.n_row, self.sources = table, int(n_row), sources
+        self._dtype, self._written, self._notes = table.dtype, 0, {}
+        self._sums, self._total = [], fits.Sum()
+        if path != "-":
+            check_target(path, overwrite, [s.name for s in sources])
+        self.target = _Target(path, overwrite)
+        try:
+            self._start(product, extensions, header, sources, record, row_header)
+        except BaseException:
+            self.target.close()
+            raise
+
+    def _start(self, product, extensions, header, sources, record, row_header):
+        values = {"PRODUCT": (product, "what this file is"),
+                  "CKFORMAT": (FORMAT, "layout version"),
+                  "ORIGIN": (f"cannonkit {cannonkit.__version__}", "maker"), **(header or {})}
+        mock = [s.header.get("MOCK") for s in sources]
+        if any(mock) and "MOCK" not in values:
+            values["MOCK"] = (True, "simulated data: not real stars")
+        cards = fits.primary_cards(values) + [provenance.date_card(),
+                                              provenance.to_cards(provenance.chain(record, sources))]
+        self.target.write(fits.sealed_header(cards, 0))
+        offset = 0
+        for extension in extensions:
+            data = np.asarray(extension.data)
+            if extension.table is not None:
+                block = fits.table_hdu(extension.table, data, extension.header)
+                count = len(data)
+            else:
+                block = fits.image_hdu(extension.name, data, extension.header)
+                count = data.size
+            self.target.write(block)
+            total = fits.Sum()
+            width = extension.table.dtype.itemsize if extension.table is not None else data.dtype.itemsize
+            size = -(-count * width // fits.BLOCK) * fits.BLOCK
+            total.add(block[len(block) - size:])
+            self._sums.append((extension.name, count, total.value))
+        self._row_cards = fits.table_cards(self.table, self.n_row, {
+            "CKROWS": (True, "the big row table"), **(row_header or {})})
+        self._row_header = fits.header_bytes(self._row_cards + [" " * 80, " " * 80])
+        if self.target.seekable:
+            offset = os.lseek(self.target.fd, 0, os.SEEK_CUR)
+        self._row_offset = offset
+        self.target.write(self._row_header)
+
+    def write(self, rows):
+        """Append rows (structured, with at least the table's columns; any byte order)."""
+        if rows.dtype != self._dtype:
+            raw = np.zeros(len(rows), self._dtype)
+            for name in self.table.names:
+                raw[name] = rows[name]
+            rows = raw
+        rows = np.ascontiguousarray(rows)
+        if self._written + len(rows) > self.n_row:
+            raise errors.InternalError(f"{self.target.name}: more than {self.n_row} rows written")
+        data = rows.view(np.uint8).reshape(-1) if len(rows) else np.empty(0, np.uint8)
+        self._total.add(data)
+        self.target.write(data)
+        self._written += len(rows)
+
+    def note(self, key, value, comment=""):
+        """A value that is known only at the end; stands in END's header."""
+        self._notes[key] = (value, comment)
+
+    def finish(self):
+        """Write padding, sums and END, and give the file its name."""
+        if self._written != self.n_row:
+            raise errors.InternalError(f"{self.target.name}: {self._written} rows written, {self.n_row} announced")
+        size = self._written * self._dtype.itemsize
+        self.target.write(bytes(-size % fits.BLOCK))
+        self._sums.append((self.table.name, self.n_row, self._total.value))
+        if self.target.seekable:
+            sealed = fits.sealed_header(self._row_cards, self._total.value)
+            assert len(sealed) == len(self._row_header)
+            self.target.patch(sealed, self._row_offset)
+        rows = np.zeros(len(self._sums), schema.END.dtype)
+        rows["extname"] = [n.encode() for n, _, _ in self._sums]
+        rows["n_row"] = [c for _, c, _ in self._sums]
+        rows["datasum"] = [s for _, _, s in self._sums]
+        for i, source in enumerate(self.sources, 1):
+            for j, (name, value) in enumerate(sorted(source.datasums().items()), 1):
+                self._notes[f"INS{i}_{j}"] = (f"{name} {value}", f"DATASUM of input {i}")
+        self.target.write(fits.table_hdu(schema.END, rows, self._notes))
+        self.target.commit()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, traceback):
+        try:
+            if kind is None:
+                self.finish()
+        finally:
+            self.target.close()
+
+
+def create(path, product, table, n_row, extensions=(), header=None, sources=(), record=None, overwrite=False,
+           row_header=None):
+    """Open a product for writing: a path, or `-` for standard output; a context manager with `write`.
+
+    table: schema.Table of the rows, n_row of which must be written; extensions: small ones, in order;
+    header: {key: value or (value, comment)} of the primary header, row_header of the row table;
+    sources: open Sources whose provenance is chained; record: from `cli.record`.
+    Nothing stands under `path` until the block ends without an exception; a stream gets no END then.
+    Raises CannotCreateError (target), TransferError (write), UsageError (terminal).
+    """
+    return Output(str(path), product, table, n_row, list(extensions), header, list(sources), record, overwrite,
+                  row_header)
