@@ -201,6 +201,7 @@ def labels_table(names, units=None, id_width=ID_WIDTH):
         Column("n_pix_used", "i4", "", "pixels in the fit"),
         Column("n_iter", "i4", "", "iterations of the fit"),
         Column("status", "i4", "", "what is wrong with the fit, bits STATnn of this header; 0 = nothing"),
+        Column("spectrum_status", "i4", "", "status word of the input spectrum, bits SPECnn; 0 = nothing"),
     ))
 
 
