@@ -21,10 +21,26 @@ masks, continuum pixels) are read by `read_linemask` and `read_continuum`.
 import csv
 import math
 import os
-import sys
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 
 from cannonkit import bitmasks, errors
+
+OPERATORS = (">", ">=", "<", "<=", "==", "!=", "between", "in", "not_in", "finite", "bits_clear", "bits_set")
+RELATIONS = ("galah_vmicro",)
+COLUMNS = ("snr", "dr2_source_id", "dr3_source_id", "parallax", "e_parallax", "r_est", "r_lo", "r_hi")
+
+
+def _one_of(what, value, known):
+    """Raise ValueError (which config.load gives a file and a line) for a value that is not known."""
+    if value not in known:
+        raise ValueError(f"{what}: {value!r} is not known{errors.did_you_mean(value, known)}")
+
+
+def _known_bits(word, names):
+    _one_of("word", word, bitmasks.WORDS)
+    for name in names:
+        _one_of("bit", name, bitmasks.WORDS[word])
+
 
 # --- catalogue ------------------------------------------------------------------------------------
 
@@ -42,6 +58,9 @@ class Position:
     pm_lat: tuple[str, ...] = ()
     epoch: float = 0.0             # Julian year of lon and lat; 0 = not known
 
+    def __post_init__(self):
+        _one_of("frame", self.frame, ("icrs", "galactic", "designation"))
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -54,9 +73,25 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Mean:
+    """Mean of several columns, weighted with 1 / error^2: the elements of a row whose flag is 0 and
+    whose value and error are valid. Three lists of equal length (flag may be empty)."""
+
+    value: tuple[str, ...]
+    error: tuple[str, ...]
+    flag: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if len(self.value) != len(self.error) or len(self.flag) not in (0, len(self.value)):
+            raise ValueError("a weighted mean needs as many errors and flags as values")
+
+
+@dataclass(frozen=True)
 class Label:
     """A label of the survey: the column of its value and of its error, or a relation.
 
+    mean       where no column of `value` exists: a weighted mean of others
+    choice     other columns for some rows
     error_is   sigma, variance (root taken), log10_sigma, log10_variance (error of log10(value))
     relation   galah_vmicro: v_micro from teff and logg (Buder et al. 2021, equations 4 and 5)
     optional   a catalogue without the column gives NaN instead of an error
@@ -67,8 +102,16 @@ class Label:
     error_is: str = "sigma"
     relation: str = ""
     choice: Choice | None = None
+    mean: Mean | None = None
     unit: str = ""                 # of labels that schema.LABELS does not know
     optional: bool = False
+
+    def __post_init__(self):
+        _one_of("error_is", self.error_is, ("sigma", "variance", "log10_sigma", "log10_variance"))
+        if bool(self.relation) == bool(self.value or self.mean):
+            raise ValueError("a label needs a `value` (or `mean`) or a `relation`, not both")
+        if self.relation:
+            _one_of("relation", self.relation, RELATIONS)
 
 
 @dataclass(frozen=True)
@@ -81,6 +124,10 @@ class Flag:
     bad: tuple[str, ...] = ()
     boolean: bool = False
     optional: bool = False
+
+    def __post_init__(self):
+        if self.word or self.bad:
+            _known_bits(self.word, self.bad)
 
     @property
     def mask(self):
@@ -116,6 +163,23 @@ class Cut:
     optional: bool = False
     meaning: str = ""
 
+    def __post_init__(self):
+        if not 1 <= len(self.name) <= 40:
+            raise ValueError("a cut needs a name of 1 to 40 characters")
+        if bool(self.column) + bool(self.mapped) + bool(self.flag) != 1:
+            raise ValueError("a cut needs one of `column`, `mapped` and `flag`")
+        if self.flag:
+            return
+        _one_of("op", self.op, OPERATORS)
+        if self.op.startswith("bits"):
+            if not self.bits:
+                raise ValueError("`bits` is missing")
+            _known_bits(self.word, self.bits)
+        elif not self.values and self.op in ("in", "not_in") or self.op == "between" and len(self.values) != 2:
+            raise ValueError(f"op {self.op!r} needs `values`")
+        elif self.op in OPERATORS[:6] and self.value is None:
+            raise ValueError(f"op {self.op!r} needs a `value`")
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -128,13 +192,17 @@ class Selection:
     group: tuple[int, ...] = ()
     id: tuple[str, ...] = ()
 
+    def __post_init__(self):
+        if self.group and not (len(self.group) == 2 and 1 <= self.group[0] <= self.group[1]):
+            raise ValueError("group: two sizes, the smallest and the largest")
+
 
 @dataclass(frozen=True)
 class Catalogue:
     """A survey's catalogue: how its columns become ours.
 
     columns    ours -> theirs, for snr, dr2_source_id, dr3_source_id, parallax, e_parallax, r_est,
-               r_lo, r_hi (absent ones become missing values; snr must exist)
+               r_lo, r_hi; a named column of which no reference exists becomes missing values (NaN, null)
     sentinel_below   floats below this are missing (NaN); None: no sentinel but NaN
     flags      flag_spectra and flag_sp
     snr_min    S/N of a clean row (flag_snr)
@@ -152,6 +220,12 @@ class Catalogue:
     snr_min: float = 0.0
     cuts: tuple[Cut, ...] = ()
     selections: dict[str, Selection] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in self.columns:
+            _one_of("columns", name, COLUMNS)
+        for name in self.flags:
+            _one_of("flags", name, ("flag_spectra", "flag_sp"))
 
     def cut(self, name):
         """The cut called `name`. Raises ConfigError with the names that there are."""
@@ -194,6 +268,10 @@ class Survey:
     flag_id: int = 0
     spectra: Spectra | None = None
 
+    def __post_init__(self):
+        if not self.survey.isidentifier():
+            raise ValueError(f"survey: {self.survey!r} cannot begin column names (letters, digits, _)")
+
 
 @dataclass(frozen=True)
 class Side:
@@ -208,6 +286,12 @@ class Side:
     selection: str = "catalogue"
     relations: dict[str, str] = field(default_factory=dict)   # label -> relation that replaces it
 
+    def __post_init__(self):
+        if not self.recipe and self.survey is None:
+            raise ValueError("a side needs a `recipe` or a `survey`")
+        for relation in self.relations.values():
+            _one_of("relations", relation, RELATIONS)
+
 
 @dataclass(frozen=True)
 class Join:
@@ -219,6 +303,13 @@ class Join:
     radius: float = 1.0
     find: str = "best"
     keep: str = "inner"
+
+    def __post_init__(self):
+        _one_of("by", self.by, ("id", "sky"))
+        _one_of("find", self.find, ("best", "all"))
+        _one_of("keep", self.keep, ("inner", "left"))
+        if not 0 < self.radius <= 3600:
+            raise ValueError(f"radius: {self.radius} arcsec (expected above 0, at most 3600)")
 
 
 @dataclass(frozen=True)
@@ -268,46 +359,25 @@ class Attach:
     sentinel_below: float | None = None
     title: str = ""
 
+    def __post_init__(self):
+        _one_of("by", self.by, ("id", "sky"))
+        if self.by == "id" and not (self.key and self.on):
+            raise ValueError("a join by id needs `key` (theirs) and `on` (ours)")
+        if any(not cut.column for cut in self.where):
+            raise ValueError("where: cuts on columns of the attached table only")
+
 
 # --- loading ---------------------------------------------------------------------------------------
 
-OPERATORS = (">", ">=", "<", "<=", "==", "!=", "between", "in", "not_in", "finite", "bits_clear", "bits_set")
-RELATIONS = ("galah_vmicro",)
-
-
-def directories():
-    """Directories of the installed recipes: the checkout's configs/, then the installed data."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    return (os.path.join(os.path.dirname(here), "configs"), os.path.join(here, "configs"),
-            os.path.join(sys.prefix, "share", "cannonkit", "configs"))
-
-
 def find(name, beside=None, suffix=".yaml"):
-    """The file of a recipe or table. A name with a directory or a file that exists is a path (relative to
-    the directory `beside` first); a bare name ("apogee_dr16", with or without suffix) is an installed one.
-    Raises NoInputError with the installed names."""
-    name = os.fspath(name)
-    candidates = []
+    """The file of a recipe or table: beside the recipe that names it (directory `beside`), an existing
+    path, or an installed one by its bare name ("apogee_dr16"). Raises NoInputError with the names."""
+    from cannonkit import config
     if beside is not None and not os.path.isabs(name):
-        candidates += [os.path.join(beside, name), os.path.join(beside, name + suffix)]
-    if os.path.dirname(name) or name.endswith(suffix):
-        candidates.append(name)
-    if not os.path.dirname(name):
-        for directory in directories():
-            candidates += [os.path.join(directory, name), os.path.join(directory, name + suffix)]
-    for path in candidates:
-        if os.path.isfile(path):
-            return path
-    raise errors.NoInputError(f"{name}: no such recipe{errors.did_you_mean(name, installed(suffix))}")
-
-
-def installed(suffix=".yaml"):
-    """Names of the installed recipes, sorted."""
-    names = set()
-    for directory in directories():
-        if os.path.isdir(directory):
-            names.update(f[:-len(suffix)] for f in os.listdir(directory) if f.endswith(suffix))
-    return sorted(names)
+        for candidate in (os.path.join(beside, name), os.path.join(beside, name + suffix)):
+            if os.path.isfile(candidate):
+                return candidate
+    return config.find(name, suffix)
 
 
 def load_survey(name, beside=None):
@@ -327,8 +397,6 @@ def load_pair(name):
     sides = {}
     for which in ("left", "right"):
         side = getattr(pair, which)
-        if bool(side.recipe) == (side.survey is not None):
-            raise errors.ConfigError(f"{path}: {which}: give a recipe or a survey")
         survey = side.survey or load_survey(side.recipe, beside=os.path.dirname(path))
         if side.survey is not None:
             _check_survey(survey, path)
@@ -337,9 +405,9 @@ def load_pair(name):
         survey.catalogue.selection(side.selection)
         labels = dict(survey.catalogue.labels)
         for label, relation in side.relations.items():
-            if label not in labels or relation not in RELATIONS:
-                raise errors.ConfigError(f"{path}: {which}: relation {relation!r} for label {label!r}: "
-                                         f"labels are {', '.join(labels)}; relations {', '.join(RELATIONS)}")
+            if label not in labels:
+                raise errors.ConfigError(f"{path}: {which}: relations: {survey.survey} has no label "
+                                         f"{label!r}{errors.did_you_mean(label, labels)}")
             labels[label] = Label(relation=relation, unit=labels[label].unit)
         survey = replace(survey, catalogue=replace(survey.catalogue, labels=labels))
         for label in pair.labels:
@@ -350,9 +418,6 @@ def load_pair(name):
     pair = replace(pair, **sides)
     if pair.left.survey.survey == pair.right.survey.survey:
         raise errors.ConfigError(f"{path}: both surveys are called {pair.left.survey.survey!r}")
-    _one_of(path, "join: by", pair.join.by, ("id", "sky"))
-    _one_of(path, "join: find", pair.join.find, ("best", "all"))
-    _one_of(path, "join: keep", pair.join.keep, ("inner", "left"))
     return pair
 
 
@@ -366,79 +431,20 @@ def load_attach(name):
     """The Attach of a recipe file or installed name."""
     from cannonkit import config
     path = find(name)
-    attach = config.load(path, Attach)
-    _one_of(path, "by", attach.by, ("id", "sky"))
-    if attach.by == "id" and not (attach.key and attach.on):
-        raise errors.ConfigError(f"{path}: a join by id needs `key` (theirs) and `on` (ours)")
-    for cut in attach.where:
-        _check_cut(cut, path, {}, mapped=False)
-    return attach
-
-
-def _one_of(path, what, value, known):
-    if value not in known:
-        raise errors.ConfigError(f"{path}: {what}: {value!r}{errors.did_you_mean(value, known)}")
+    return config.load(path, Attach)
 
 
 def _check_survey(survey, path):
-    """What the types cannot say: known operators, words, bits, label relations, name of the survey."""
-    if not survey.survey.isidentifier():
-        raise errors.ConfigError(
-            f"{path}: survey: {survey.survey!r} is no name for columns (letters, digits, _)")
+    """What no single mapping shows: cuts that name flags, cuts of one name."""
     catalogue = survey.catalogue
-    _one_of(path, "position: frame", catalogue.position.frame, ("icrs", "galactic", "designation"))
-    if "snr" not in catalogue.columns:
-        raise errors.ConfigError(f"{path}: catalogue: columns: snr is missing (the S/N that the cuts use)")
-    for name, label in catalogue.labels.items():
-        _one_of(path, f"labels: {name}: error_is", label.error_is,
-                ("sigma", "variance", "log10_sigma", "log10_variance"))
-        if bool(label.relation) == bool(label.value):
-            raise errors.ConfigError(f"{path}: labels: {name}: give `value` or `relation`")
-        if label.relation:
-            _one_of(path, f"labels: {name}: relation", label.relation, RELATIONS)
-    for name, flag in catalogue.flags.items():
-        _one_of(path, "flags", name, ("flag_spectra", "flag_sp"))
-        _check_bits(path, f"flags: {name}", flag.word, flag.bad)
     names = [cut.name for cut in catalogue.cuts]
-    for cut in catalogue.cuts:
-        if names.count(cut.name) > 1:
-            raise errors.ConfigError(f"{path}: two cuts called {cut.name!r}")
-        _check_cut(cut, path, catalogue.flags)
-    for name, selection in catalogue.selections.items():
-        for cut in selection.where:
-            _check_cut(cut, path, catalogue.flags)
-        group = selection.group
-        if group and not (len(group) == 2 and all(isinstance(n, int) for n in group)
-                          and 1 <= group[0] <= group[1]):
-            raise errors.ConfigError(f"{path}: selections: {name}: group: two sizes, smallest and largest")
-
-
-def _check_cut(cut, path, flags, mapped=True):
-    where = f"cut {cut.name!r}"
-    if not cut.name or len(cut.name) > 40:
-        raise errors.ConfigError(f"{path}: {where}: a name of 1 to 40 characters")
-    if bool(cut.column) + bool(cut.mapped) + bool(cut.flag) != 1 or (cut.mapped and not mapped):
-        raise errors.ConfigError(f"{path}: {where}: give one of `column`, `mapped` and `flag`")
-    if cut.flag:
-        _one_of(path, f"{where}: flag", cut.flag, flags)
-        return
-    _one_of(path, f"{where}: op", cut.op, OPERATORS)
-    if cut.op.startswith("bits"):
-        if not cut.bits:
-            raise errors.ConfigError(f"{path}: {where}: `bits` is missing")
-        _check_bits(path, where, cut.word, cut.bits)
-    elif cut.op == "between" and len(cut.values) != 2 or cut.op in ("in", "not_in") and not cut.values:
-        raise errors.ConfigError(f"{path}: {where}: `values` is missing")
-    elif cut.op in OPERATORS[:6] and cut.value is None:
-        raise errors.ConfigError(f"{path}: {where}: `value` is missing")
-
-
-def _check_bits(path, where, word, names):
-    if not names:
-        return
-    _one_of(path, f"{where}: word", word, bitmasks.WORDS)
     for name in names:
-        _one_of(path, f"{where}: bit", name, bitmasks.WORDS[word])
+        if names.count(name) > 1:
+            raise errors.ConfigError(f"{path}: two cuts called {name!r}")
+    for cut in (*catalogue.cuts, *(c for s in catalogue.selections.values() for c in s.where)):
+        if cut.flag and cut.flag not in catalogue.flags:
+            raise errors.ConfigError(f"{path}: cut {cut.name!r}: no flag {cut.flag!r}"
+                                     f"{errors.did_you_mean(cut.flag, catalogue.flags)}")
 
 
 def as_dict(recipe):
