@@ -24,6 +24,7 @@ import os
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 
 from cannonkit import bitmasks, errors
+from cannonkit.recipe_spectra import Spectra
 
 OPERATORS = (">", ">=", "<", "<=", "==", "!=", "between", "in", "not_in", "finite", "bits_clear", "bits_set")
 RELATIONS = ("galah_vmicro",)
@@ -242,16 +243,6 @@ class Catalogue:
             return Selection()
         raise errors.ConfigError(
             f"no selection {name!r}{errors.did_you_mean(name, ['all', *self.selections])}")
-
-
-# --- spectra (owned by cc-resample) ----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Spectra:
-    """How the survey's spectra are read and put on the common grid (see stages.resample)."""
-
-    layout: str = ""
 
 
 # --- surveys and pairs -----------------------------------------------------------------------------
