@@ -42,6 +42,10 @@ class UnavailableError(CannonkitError):
     code = 69
 
 
+class InternalError(CannonkitError):
+    """Our own mistake."""
+
+
 class CannotCreateError(CannonkitError):
     """The output exists already, or cannot be made."""
 

@@ -34,6 +34,7 @@ class Header(dict):
         super().__init__(pairs)
         self.comments = {}
         self.history = []
+        self.sum = None
 
     def text(self, key, default=""):
         """A value as a string without the blanks around it."""
@@ -154,6 +155,17 @@ class Hdu:
         if self.kind != "image":
             return self.n_row
         return int(np.prod(self.axes, dtype=object)) if self.axes else 0
+
+    def check_header(self):
+        """Raise DataError unless the header bytes and its DATASUM agree with its CHECKSUM."""
+        total = Sum()
+        try:
+            total._fold(self.header.sum.value + int(self.header.text("DATASUM", "none")))
+        except ValueError:
+            raise errors.DataError(f"{self.place}: no DATASUM in the header: damaged") from None
+        if "CHECKSUM" not in self.header or total.value not in (0, 0xFFFFFFFF):
+            raise errors.DataError(f"{self.place}: the header disagrees with its CHECKSUM: "
+                                   "damaged, or edited after it was written")
 
     def image(self, data):
         """The pixels of an image HDU from its bytes, native byte order, scaled by BSCALE and BZERO."""
@@ -544,13 +556,20 @@ def pread_exact(fd, n, offset, place, out=None):
 
 
 def read_header(read, place):
-    """Header text read block by block with `read(n)`; returns (Header, number of bytes)."""
-    blocks = []
+    """Header text read block by block with `read(n)`; returns (Header, number of bytes).
+
+    `Header.sum` is the ones' complement sum of its bytes, for `Hdu.check_header`.
+    """
+    blocks, total = [], Sum()
     while len(blocks) < MAX_HEADER_BLOCKS:
-        block = bytes(read(BLOCK)).decode("latin-1")
+        data = bytes(read(BLOCK))
+        total.add(data)
+        block = data.decode("latin-1")
         blocks.append(block)
         if any(block[i:i + 80].rstrip() == "END" for i in range(0, BLOCK, 80)):
-            return parse_header("".join(blocks), place), BLOCK * len(blocks)
+            header = parse_header("".join(blocks), place)
+            header.sum = total
+            return header, BLOCK * len(blocks)
     raise errors.DataError(f"{place}: no END card in {MAX_HEADER_BLOCKS} header blocks")
 
 

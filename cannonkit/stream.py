@@ -173,6 +173,8 @@ class _FileSource(Source):
             raise errors.DataError(f"{name}: no END extension: cut or damaged")
         if len(hdus) < 3 or hdus[-2].kind != "table":
             raise errors.DataError(f"{name}: no row table before END: damaged")
+        for h in hdus:
+            h.check_header()
         rows = _end_table(hdus[-1], self._data(hdus[-1]), name)
         self._sums = self._check_end(rows, hdus[1:-1])
         self.end_header = hdus[-1].header
@@ -187,8 +189,8 @@ class _FileSource(Source):
         """Read everything and compare each extension's DATASUM with END's."""
         for h in self.hdus[1:-1]:
             total, step = fits.Sum(), 16 << 20
-            for at in range(0, h.data_size, step):
-                total.add(fits.pread_exact(self.fd, min(step, h.data_size - at), h.data_start + at, h.place))
+            for at in range(0, h.padded_size, step):
+                total.add(fits.pread_exact(self.fd, min(step, h.padded_size - at), h.data_start + at, h.place))
             if total.value != self._sums[h.name]:
                 raise errors.DataError(f"{h.place}: DATASUM of the data is {total.value}, "
                                        f"END says {self._sums[h.name]}: damaged")
@@ -243,7 +245,7 @@ class _PipeSource(Source):
         self.fd, self.header = fd, header
         self.product = header.text("PRODUCT") or None
         self._check_format()
-        fits.Hdu(header, 0, name)
+        fits.Hdu(header, 0, name).check_header()
         self._seen, self._next_row = [], 0
         while True:
             hdu = self._next_hdu()
@@ -253,14 +255,15 @@ class _PipeSource(Source):
                 self.hdu = hdu
                 self._total = fits.Sum()
                 return
+            hdu.check_header()
             if hdu.data_size > MAX_SMALL:
                 raise errors.DataError(f"{hdu.place}: {hdu.data_size} bytes in a small extension: damaged")
             data = self._exact(hdu.padded_size, hdu.place)
             total = fits.Sum()
             total.add(data)
             self._sums[hdu.name] = total.value
-            stated = hdu.header.get("DATASUM")
-            if stated is not None and _as_int(stated) != total.value:
+            stated = hdu.header["DATASUM"]
+            if _as_int(stated) != total.value:
                 raise errors.DataError(f"{hdu.place}: DATASUM of the data is {total.value}, "
                                        f"the header says {stated}: damaged")
             self.extensions[hdu.name] = _small(hdu, data[:hdu.data_size])
@@ -312,6 +315,7 @@ class _PipeSource(Source):
             raise errors.DataError(f"{self.hdu.place}: padding after the rows is not zero: damaged")
         self._sums[self.hdu.name] = self._total.value
         end = self._next_hdu()
+        end.check_header()
         if end.name != "END":
             raise errors.DataError(f"{self.name}: extension {end.name!r} after the rows, expected END: damaged")
         data = self._exact(end.padded_size, end.place)[:end.data_size]
@@ -353,8 +357,9 @@ def _spool(fd, start, name):
 
 def _gunzip(fd, name):
     out = tempfile.TemporaryFile(prefix="cannonkit-")
+    os.lseek(fd, 0, os.SEEK_SET)
     try:
-        with gzip.open(os.fdopen(os.dup(fd), "rb")) as packed:
+        with os.fdopen(os.dup(fd), "rb") as file, gzip.open(file) as packed:
             while data := packed.read(1 << 20):
                 out.write(data)
         out.flush()
