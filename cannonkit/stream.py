@@ -161,20 +161,20 @@ class _FileSource(Source):
         self.fd = fd
         hdus = fits.walk(fd, name)
         self.header = hdus[0].header
-        self.product = self.header.text("PRODUCT") or None if "CKFORMAT" in self.header else None
-        if self.product is None:
+        if "CKFORMAT" not in self.header and hdus[-1].name != "END":
             self.hdu = self._foreign_table(hdus)
             for h in hdus:
                 if "DATASUM" in h.header:
                     self._sums[h.name or str(h.index)] = _as_int(h.header["DATASUM"])
             return
+        for h in hdus:
+            h.check_header()
         self._check_format()
+        self.product = self.header.text("PRODUCT")
         if hdus[-1].name != "END":
             raise errors.DataError(f"{name}: no END extension: cut or damaged")
         if len(hdus) < 3 or hdus[-2].kind != "table":
             raise errors.DataError(f"{name}: no row table before END: damaged")
-        for h in hdus:
-            h.check_header()
         rows = _end_table(hdus[-1], self._data(hdus[-1]), name)
         self._sums = self._check_end(rows, hdus[1:-1])
         self.end_header = hdus[-1].header
