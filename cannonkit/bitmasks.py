@@ -68,9 +68,10 @@ FIT_STATUS = Bits(
     (5, "SECOND_MINIMUM", "another start found a second, different minimum"),
     (6, "NO_SPECTRUM", "the input row has no usable spectrum"),
     (7, "BAD_PIXELS_MASKED", "NaN flux or invalid ivar in the input; those pixels were masked"),
+    (8, "NO_FIXED_VALUE", "a label that was to be held fixed has no value for this star"),
 )
 # Bits after which the labels are NaN.
-FIT_FAILED = FIT_STATUS.mask("SINGULAR", "TOO_FEW_PIXELS", "NO_SPECTRUM")
+FIT_FAILED = FIT_STATUS.mask("SINGULAR", "TOO_FEW_PIXELS", "NO_SPECTRUM", "NO_FIXED_VALUE")
 
 PIXEL_STATUS = Bits(
     "pixel status of a model",
