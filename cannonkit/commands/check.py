@@ -1,0 +1,133 @@
+"""Say what files are and whether they are whole; warm the kernel cache; predict a spectrum from a model.
+
+The findings go to standard output, a line or a block per file. A file that is damaged, cut or not FITS
+gives exit code 65, one that cannot be opened 66; all files are looked at.
+
+Examples:
+  cc-check model.fits labels.fits
+  cc-check --tree catalogue.fits
+  cc-check --warmup
+"""
+from cannonkit import cli
+
+
+def build_parser():
+    parser = cli.new_parser("cc-check", __doc__)
+    parser.add_argument("files", nargs="*", metavar="FILE", help="files to look at; - for standard input")
+    parser.add_argument("--tree", action="store_true", help="show which runs made a file, and from what")
+    parser.add_argument("--columns", action="store_true", help="list the columns of the row table")
+    parser.add_argument("--warmup", action="store_true",
+                        help="compile all kernels into the cache; once after installing, once before an array job")
+    group = parser.add_argument_group("prediction")
+    group.add_argument("--predict", metavar="LABEL=VALUE,...",
+                       help="write the spectrum that the model FILE predicts for these labels, such as "
+                       "teff=4800,logg=2.5,...; labels not given are those of the training set's median")
+    group.add_argument("-o", "--output", metavar="FILE", help="where --predict writes; - for standard output")
+    group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    return parser
+
+
+def run(args):
+    from cannonkit import errors
+
+    if args.predict is not None:
+        return _predict(args)
+    if args.output is not None:
+        raise errors.UsageError("-o goes with --predict")
+    if args.warmup:
+        _warm_up()
+    elif not args.files:
+        raise errors.UsageError("no FILE given")
+    code = 0
+    for path in args.files:
+        try:
+            print("\n".join(_describe(path, args)), flush=True)
+        except (errors.DataError, errors.NoInputError) as error:
+            print(f"{path}: NOT GOOD: {cli.one_line(error)}", flush=True)
+            code = max(code, error.code)
+    return code
+
+
+def _describe(path, args):
+    from cannonkit import provenance, stream
+
+    with stream.open_source(path, verify=True) as source:
+        if source.product is None:
+            return _describe_foreign(source, args)
+        if str(path) == "-":
+            for _ in source.chunks():
+                pass
+        head = source.header
+        about = [f"{key.lower()} {head.text(key)}" for key in ("MODEL", "SURVEY", "SCALE") if head.text(key)]
+        mock = ", MOCK (simulated stars)" if head.get("MOCK") is True else ""
+        lines = [f"{source.name}: {source.product}, whole, {source.n_row} rows"
+                 f"{', ' + ', '.join(about) if about else ''}{mock}"]
+        records = provenance.from_header(head)
+        if records:
+            newest = records[0]
+            lines.append(f"  made by {newest.get('command') or 'no command'} {newest.get('version', '')} "
+                         f"on {head.text('DATE')} UTC")
+        lines.append("  extensions: " + ", ".join([*source.extensions, f"{source.table.name} ({source.n_row} rows)"]))
+        if args.columns:
+            lines += _columns(source)
+        if args.tree:
+            lines += ["  " + line for line in provenance.tree(records)]
+    return lines
+
+
+def _describe_foreign(source, args):
+    lines = [f"{source.name}: FITS, not a cannonkit product, structure whole; "
+             f"table {source.table.name}: {source.n_row} rows, {len(source.columns)} usable columns"]
+    lines += [f"  column {name!r} cannot be used: {why}" for name, why in source.hdu.table.problems.items()]
+    return lines + (_columns(source) if args.columns else [])
+
+
+def _columns(source):
+    return [f"  {c.name:<24} {c.dtype}{list(c.shape) if c.shape else '':<8} {c.unit:<10} {c.description}".rstrip()
+            for c in source.columns.values()]
+
+
+def _warm_up():
+    import time
+
+    from cannonkit.stages import warmup
+
+    start = time.monotonic()
+    n = warmup.run()
+    cli.log(f"{n} kernels ready after {time.monotonic() - start:.1f} s")
+
+
+def _predict(args):
+    import numpy as np
+
+    from cannonkit import errors, model, schema, stream
+
+    if len(args.files) != 1 or args.output is None:
+        raise errors.UsageError("--predict takes one model FILE and -o FILE")
+    fitted = model.read(args.files[0])
+    labels = np.array(fitted.pivot, float)
+    for item in args.predict.split(","):
+        name, _, value = item.partition("=")
+        place = fitted.label_index(name.strip())
+        try:
+            labels[place] = float(value)
+        except ValueError:
+            raise errors.UsageError(f"--predict {item!r}: expected LABEL=NUMBER") from None
+    flux = fitted.predict(labels)[0]
+    good = np.isfinite(flux)
+    table = schema.spectra_table(fitted.n_pix)
+    row = table.rows(1, id=b"predicted", star_id=b"predicted", visit=0, status=0, n_bad=int((~good).sum()),
+                     flux=np.where(good, flux, 1.0)[None], ivar=np.where(good, 1.0, 0.0)[None])
+    wavelength = schema.WAVELENGTH.rows(fitted.n_pix, wavelength=fitted.wavelength, segment=fitted.segment)
+    shown = {name: float(value) for name, value in zip(fitted.label_names, labels, strict=True)}
+    with stream.open_source(args.files[0], "model") as source:
+        header = {"SURVEY": (fitted.survey, "survey of the grid"), "PREDICT": str(shown)}
+        extension = stream.Extension("WAVELENGTH", wavelength, schema.WAVELENGTH, {"MEDIUM": fitted.medium})
+        with stream.create(args.output, "spectra", table, 1, [extension], header=header, sources=[source],
+                           record=cli.record(args), overwrite=args.overwrite) as out:
+            out.write(row)
+    cli.log(f"predicted flux for {shown}; ivar is 1 in usable pixels, 0 elsewhere")
+
+
+def main(argv=None):
+    return cli.main(build_parser(), run, argv)
