@@ -408,9 +408,17 @@ def _quoted(text):
     safe = re.match(r"[A-Za-z_/][A-Za-z0-9_./+-]*\Z", text)
     if safe and scalar(text) == text and text.lower() not in ("yes", "no", "on", "off", "y", "n"):
         return text
-    import json
-
-    return json.dumps(text)
+    out = ""
+    for char in text:
+        if char in '"\\':
+            out += "\\" + char
+        elif char.isascii() and char.isprintable():
+            out += char
+        else:
+            number = ord(char)
+            out += f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}" if number < 65536 \
+                else f"\\U{number:08x}"
+    return f'"{out}"'
 
 
 def dump_section(name, settings, help):

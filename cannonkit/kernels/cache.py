@@ -1,0 +1,223 @@
+"""Where compiled kernels are kept, and what happens when they cannot be.
+
+Numba's cache keeps machine code as pickles beside the source. Left alone it fails at import where
+nothing can be written, on every run after a file was damaged, at the call when the disk is full, and
+it gives stale results when a function changes that a kernel in another file calls. So, for our kernels:
+
+- the directory is named by a hash of all kernel sources and of the versions of Python, numba,
+  llvmlite and numpy: a change anywhere is a new directory;
+- it stands in NUMBA_CACHE_DIR, else $XDG_CACHE_HOME/cannonkit or ~/.cache/cannonkit, else
+  cannonkit-<uid> in the directory for temporary files: the first that is ours and can be written;
+- it belongs to us with mode 0700, or it is not used (its files are executed);
+- a file carries a digest; a damaged one is removed and its kernel compiled again;
+- where nothing can be kept, kernels are compiled in memory.
+
+Each trouble is one RuntimeWarning, at most one in a process, and never an error.
+"""
+import glob
+import hashlib
+import os
+import stat
+import sys
+import tempfile
+import warnings
+
+import llvmlite
+import numba
+import numpy as np
+from numba.core import caching, dispatcher
+
+KEPT = 16  # directories of older sources and versions that are left in place
+
+_state = {"warned": False, "directory": None}
+
+
+def install():
+    """Make the kernels of this package use the guarded cache. Called once, before any is defined."""
+    _state["directory"] = choose(os.environ)
+    original = dispatcher.Dispatcher.enable_caching
+
+    def enable_caching(self):
+        if not (self.py_func.__module__ or "").startswith(f"{__package__}."):
+            original(self)
+        elif _state["directory"] is not None:
+            try:
+                self._cache = _GuardedCache(self.py_func)
+            except (OSError, RuntimeError) as error:
+                _warn(f"compiled kernels cannot be kept ({error}); this start is slower")
+
+    dispatcher.Dispatcher.enable_caching = enable_caching
+
+
+def directory():
+    """The directory in use, or None where kernels are compiled in memory."""
+    return _state["directory"]
+
+
+def version_key():
+    """A short hash of all kernel sources and of the versions that decide the machine code."""
+    digest = hashlib.sha256()
+    for path in sorted(glob.glob(os.path.join(os.path.dirname(os.path.abspath(__file__)), "*.py"))):
+        with open(path, "rb") as file:
+            data = file.read()
+        digest.update(f"{os.path.basename(path)} {len(data)} ".encode() + data)
+    versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
+    digest.update(" ".join(versions).encode())
+    return digest.hexdigest()[:16]
+
+
+def choose(environ):
+    """The first directory that is ours and can be written, made if need be; None if there is none.
+
+    Only a NUMBA_CACHE_DIR that cannot be used, and the lack of any directory, are worth a warning.
+    """
+    name = f"cannonkit-kernels-{version_key()}"
+    reasons = []
+    for base, asked_for in _bases(environ):
+        try:
+            path = _prepare(base, name)
+        except OSError as error:
+            reason = f"{base}: {error.strerror or error}"
+            reasons.append(reason)
+            if asked_for:
+                _warn(f"NUMBA_CACHE_DIR is not used for compiled kernels ({reason})")
+            continue
+        _forget_old(base, path)
+        return path
+    _warn(f"compiled kernels cannot be kept, so every start compiles them ({'; '.join(reasons)})")
+    return None
+
+
+def _bases(environ):
+    """(directory, whether the user named it), best first."""
+    if environ.get("NUMBA_CACHE_DIR"):
+        yield environ["NUMBA_CACHE_DIR"], True
+    home = environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    if os.path.isabs(home):
+        yield os.path.join(home, "cannonkit"), False
+    yield os.path.join(tempfile.gettempdir(), f"cannonkit-{os.getuid()}"), False
+
+
+def _prepare(base, name):
+    """Make base/name, check that it is safe and can be written; OSError says what is wrong."""
+    os.makedirs(base, mode=0o700, exist_ok=True)
+    outer = os.stat(base)
+    if outer.st_mode & stat.S_IWOTH and not outer.st_mode & stat.S_ISVTX:
+        raise OSError("everybody can write there")
+    path = os.path.join(base, name)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode):
+        raise OSError(f"{name} is not a directory")
+    if found.st_uid != os.geteuid():
+        raise OSError(f"{name} belongs to another user")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise OSError(f"others can write into {name}")
+    with tempfile.TemporaryFile(dir=path):
+        pass
+    return path
+
+
+def _forget_old(base, used):
+    """Keep `used` and the KEPT others that were used last."""
+    try:
+        os.utime(used)
+        others = [path for path in glob.glob(os.path.join(base, "cannonkit-kernels-*")) if path != used]
+        others.sort(key=os.path.getmtime, reverse=True)
+    except OSError:
+        return
+    if len(others) > KEPT:
+        import shutil
+
+        for path in others[KEPT:]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _warn(text):
+    if not _state["warned"]:
+        _state["warned"] = True
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+
+
+class _Locator(caching.UserProvidedCacheLocator):
+    """Our directory, whatever the process's environment says."""
+
+    def __init__(self, py_func, py_file):
+        super().__init__(py_func, py_file)
+        self._cache_path = os.path.join(_state["directory"], self.get_suitable_cache_subpath(py_file))
+
+    @classmethod
+    def from_function(cls, py_func, py_file):
+        self = cls(py_func, py_file)
+        self.ensure_cache_path()
+        return self
+
+
+class _Files(caching.IndexDataCacheFile):
+    """Numba's index and data files, the data behind a SHA-256 that is checked before they are used."""
+
+    def _dump(self, obj):
+        data = super()._dump(obj)
+        return hashlib.sha256(data).digest() + data
+
+    def _load_index(self):
+        try:
+            with open(self._index_path, "rb") as file:
+                data = self._checked(file.read())
+        except FileNotFoundError:
+            return {}
+        version, stamp, overloads = caching.pickle.loads(data)
+        return overloads if (version, stamp) == (self._version, self._source_stamp) else {}
+
+    def _save_index(self, overloads):
+        with self._open_for_write(self._index_path) as file:
+            file.write(self._dump((self._version, self._source_stamp, overloads)))
+
+    def _load_data(self, name):
+        with open(self._data_path(name), "rb") as file:
+            return caching.pickle.loads(self._checked(file.read()))
+
+    def _checked(self, data):
+        if hashlib.sha256(data[32:]).digest() != data[:32]:
+            raise ValueError("damaged")
+        return data[32:]
+
+
+class _Implementation(caching.CompileResultCacheImpl):
+    _locator_classes = [_Locator]
+
+
+class _GuardedCache(caching.FunctionCache):
+    """FunctionCache whose troubles cost a compilation, not the run."""
+
+    _impl_class = _Implementation
+
+    def __init__(self, py_func):
+        super().__init__(py_func)
+        self._cache_file = _Files(cache_path=self._cache_path, filename_base=self._impl.filename_base,
+                                  source_stamp=self._impl.locator.get_source_stamp())
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a damaged pickle can raise
+            _warn(f"a kept kernel is unusable and is compiled again ({type(error).__name__}: {error})")
+            files = os.path.join(self._cache_path, self._impl.filename_base)
+            for path in glob.glob(glob.escape(files) + ".*"):
+                try:
+                    os.unlink(path)
+                except OSError:
+                    self.disable()
+            return None
+
+    def save_overload(self, sig, data):
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            _warn(f"compiled kernels cannot be kept ({error}); the next start compiles them again")
+            self.disable()
