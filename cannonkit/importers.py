@@ -51,7 +51,7 @@ def polynomial(path, survey, grid, medium, training_labels, name=""):
     if off.any():
         raise errors.DataError(f"{path}: {off.sum()} of {len(off)} pixels are not pixels of the grid "
                                f"(first at {wavelength[np.argmax(off)]:.4f} Angstrom)")
-    good = s2 > COLLAPSED ** 2
+    good = np.isfinite(s2)
     full_theta, full_s2 = np.zeros((n_pix, len(powers))), np.full(n_pix, np.inf)
     full_theta[nearest[good]], full_s2[nearest[good]] = theta[good], s2[good]
     status = np.where(np.isfinite(full_s2), 0, bitmasks.PIXEL_STATUS.ALL_MASKED).astype(np.int32)
@@ -84,7 +84,7 @@ def _conventions(images, n_label, path):
     else:
         from cannonkit.stages import vectorizer
         theta, scatter, pivot, wavelength = need("THETA", "SCATTER", "BASELINE", "WAVE_VAC")
-        theta, s2, unit = theta.T, scatter ** 2, np.ones_like(pivot)
+        theta, s2, unit = theta.T, np.where(scatter > COLLAPSED, scatter ** 2, np.inf), np.ones_like(pivot)
         medium, powers = "vacuum", vectorizer.powers_of(n_label, 2)
     if len(pivot) != n_label or powers.shape[1] != n_label or theta.shape != (len(wavelength), len(powers)):
         raise errors.DataError(f"{path}: LABELS names {n_label} labels, THETA has shape {theta.shape} for "
