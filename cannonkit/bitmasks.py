@@ -53,10 +53,11 @@ SPECTRUM_STATUS = Bits(
     (5, "NORMALISATION_FAILED", "the continuum could not be fitted in a segment"),
     (6, "TOO_FEW_PIXELS", "fewer good pixels than the recipe asks for"),
     (7, "NO_PATH", "the catalogue names no file for this row"),
-    (8, "BAD_VALUES", "NaN, infinite or negative variance where data were expected; masked"),
+    (8, "BAD_VALUES", "NaN flux or negative error in more than 1 % of the pixels; masked"),
+    (9, "NO_VELOCITY", "the velocity to take out is not known"),
 )
 # Bits that leave a spectrum without usable pixels; the others only warn.
-SPECTRUM_UNUSABLE = SPECTRUM_STATUS.mask("MISSING_FILE", "BROKEN_FILE", "WRONG_LAYOUT", "NO_PATH")
+SPECTRUM_UNUSABLE = SPECTRUM_STATUS.mask("MISSING_FILE", "BROKEN_FILE", "WRONG_LAYOUT", "NO_PATH", "NO_VELOCITY")
 
 FIT_STATUS = Bits(
     "fit status",
