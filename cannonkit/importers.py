@@ -24,7 +24,8 @@ def polynomial(path, survey, grid, medium, training_labels, name=""):
     medium           'air' or 'vacuum' of `grid`; must be the file's
     training_labels  (n_star, n_label) in label units, for the label range: percentiles and extremes
     The label scale becomes p97.5 - p2.5 of training_labels with the file's own zero point as pivot, so the
-    coefficients are rescaled, not changed. Pixels with an rms below COLLAPSED are unusable. Raises NoInputError, DataError.
+    coefficients are rescaled, not changed. Pixels with an rms below COLLAPSED are unusable.
+    Raises NoInputError, DataError.
     """
     fd = fits.open_fd(path)
     try:
