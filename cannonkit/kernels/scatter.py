@@ -1,0 +1,189 @@
+"""The scatter of one pixel at given residuals (paper equation 3): a problem in one unknown. Compiled.
+
+With w_n = 1 / (sigma_n^2 + s2) = ivar_n / (1 + ivar_n s2) and residuals r_n the objective and its slope are
+
+    L(s2) = sum_n [ w_n r_n^2 - ln w_n ],     f(s2) = dL/ds2 = sum_n [ w_n - w_n^2 r_n^2 ].
+
+Where theta is the least-squares solution at s2, f is the slope of the profile likelihood too (its derivative
+in theta vanishes). `trace` is what restricted likelihood takes away from the slope, T (sum w^2 / sum w), with
+T chosen so that it equals tr[(V'WV)^-1 V'W^2 V] where the normal matrix was made; 0 is plain likelihood.
+Stars with ivar = 0 count for nothing. Cost: one division a star and evaluation, no logarithm.
+"""
+import numpy as np
+from numba import njit
+
+# Sums may be regrouped for the vector units; NaN and infinity keep their meaning.
+REGROUP = {"reassoc", "contract", "nsz"}
+
+MAX_CANDIDATE = 4
+FLOOR = 1e-12          # of the typical variance: smaller than that is zero
+
+
+@njit(cache=True, fastmath=REGROUP, error_model="numpy")
+def moments(ivar, residual, s2):
+    """(f, df/ds2, sum w, sum w^2) at s2. ivar (n_star,) float32, residual (n_star,) float64."""
+    f = 0.0
+    slope = 0.0
+    sum_w = 0.0
+    sum_w2 = 0.0
+    for n in range(ivar.shape[0]):
+        i = np.float64(ivar[n])
+        w = i / (1.0 + i * s2)
+        t = w * residual[n] * residual[n]
+        f += w - w * t
+        slope += w * w * (2.0 * t - 1.0)
+        sum_w += w
+        sum_w2 += w * w
+    return f, slope, sum_w, sum_w2
+
+
+@njit(cache=True)
+def restricted(ivar, residual, s2, trace):
+    """Slope of the (restricted) objective and its derivative, of which the trace's part is approximate."""
+    f, slope, sum_w, sum_w2 = moments(ivar, residual, s2)
+    if trace > 0.0 and sum_w > 0.0:
+        mean = sum_w2 / sum_w
+        f -= trace * mean
+        slope += trace * mean * mean
+    return f, slope
+
+
+@njit(cache=True)
+def objective(ivar, residual, s2):
+    """L(s2) of equation 3 over the stars with ivar > 0."""
+    value = 0.0
+    for n in range(ivar.shape[0]):
+        i = np.float64(ivar[n])
+        if i > 0.0:
+            w = i / (1.0 + i * s2)
+            value += w * residual[n] * residual[n] - np.log(w)
+    return value
+
+
+@njit(cache=True)
+def limits(ivar, residual, n_fitted):
+    """(typical, top): the harmonic mean variance of the stars, and an s2 above which the slope is positive."""
+    sum_w = 0.0
+    largest = 0.0
+    n_good = 0
+    for n in range(ivar.shape[0]):
+        if ivar[n] > 0.0:
+            n_good += 1
+            sum_w += ivar[n]
+            largest = max(largest, residual[n] * residual[n])
+    if n_good == 0:
+        return 1.0, 1.0
+    typical = n_good / sum_w
+    return typical, max(4.0 * largest * n_good / max(1, n_good - n_fitted), typical)
+
+
+@njit(cache=True)
+def root(ivar, residual, trace, low, high, start):
+    """The s2 in [low, high] where the slope changes from negative to positive: Newton in ln s2, bracketed."""
+    s2 = start if low < start < high else np.sqrt(low * high)
+    for _ in range(100):
+        f, slope = restricted(ivar, residual, s2, trace)
+        if f > 0.0:
+            high = s2
+        else:
+            low = s2
+        curvature = s2 * s2 * slope + s2 * f                # second derivative in ln s2
+        step = -s2 * f / curvature if curvature > 0.0 else 2.0
+        if abs(step) < 1e-9:
+            return s2 * np.exp(step)
+        new = s2 * np.exp(min(max(step, -3.0), 3.0))
+        if not low < new < high or curvature <= 0.0:
+            new = np.sqrt(low * high)
+        if abs(new - s2) <= 1e-12 * s2:
+            return new
+        s2 = new
+    return s2
+
+
+@njit(cache=True)
+def scan(ivar, residual, trace, n_fitted, low, high):
+    """Find every minimum of the objective in s2 at fixed residuals, on a grid of steps of four.
+
+    Fills low, high (MAX_CANDIDATE,) with brackets of the interior minima. Returns (number of brackets, True if
+    s2 = 0 is a minimum: the slope there is not negative).
+    """
+    typical, top = limits(ivar, residual, n_fitted)
+    f, _ = restricted(ivar, residual, 0.0, trace)
+    at_zero = f >= 0.0
+    n_found = 0
+    negative = not at_zero
+    left = FLOOR * typical
+    s2 = 0.01 * typical
+    while True:
+        last = s2 >= top
+        f, _ = restricted(ivar, residual, s2, trace)
+        if negative and (f >= 0.0 or last):
+            if n_found < MAX_CANDIDATE:
+                low[n_found] = left
+                high[n_found] = s2
+                n_found += 1
+            negative = False
+        elif f < 0.0:
+            negative = True
+            left = s2
+        if last:
+            break
+        s2 *= 4.0
+    return n_found, at_zero
+
+
+@njit(cache=True)
+def descend(ivar, residual, trace, n_fitted, s2):
+    """The minimum that a walk downhill from s2 reaches, at fixed residuals; 0 where it ends at the boundary."""
+    typical, top = limits(ivar, residual, n_fitted)
+    at_zero, _ = restricted(ivar, residual, 0.0, trace)
+    if s2 <= 0.0:
+        if at_zero >= 0.0:
+            return 0.0
+        s2 = FLOOR * typical
+    f, _ = restricted(ivar, residual, s2, trace)
+    if f < 0.0:
+        low = s2
+        high = s2
+        while high < top and f < 0.0:
+            high *= 4.0
+            f, _ = restricted(ivar, residual, high, trace)
+        return root(ivar, residual, trace, low, high, np.sqrt(low * high))
+    low = s2
+    while f >= 0.0:
+        low *= 0.25
+        if low < FLOOR * typical:
+            return 0.0
+        f, _ = restricted(ivar, residual, low, trace)
+    return root(ivar, residual, trace, low, min(4.0 * low, s2), 2.0 * low)
+
+
+@njit(cache=True)
+def median_rule(ivar, residual):
+    """s2 by the rule of AnniesLasso: the median over all stars of r^2 ivar / (1 + ivar s2) is 1, else 0.
+
+    Masked stars enter the median as zeros, as they do there.
+    """
+    n_star = ivar.shape[0]
+    chi2 = np.empty(n_star)
+    largest = 0.0
+    for n in range(n_star):
+        chi2[n] = ivar[n] * residual[n] * residual[n]
+        if ivar[n] > 0.0:
+            largest = max(largest, residual[n] * residual[n])
+    if np.median(chi2) <= 1.0:
+        return 0.0
+    low = 0.0
+    high = largest
+    for _ in range(200):
+        s2 = 0.5 * (low + high)
+        for n in range(n_star):
+            i = np.float64(ivar[n])
+            chi2[n] = i / (1.0 + i * s2) * residual[n] * residual[n]
+        if np.median(chi2) > 1.0:
+            low = s2
+        else:
+            high = s2
+        if high - low <= 1e-10 * high:
+            break
+    return 0.5 * (low + high)

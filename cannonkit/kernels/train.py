@@ -1,0 +1,674 @@
+"""Training (paper equation 3): theta and s2 of every pixel, jointly, by blocks of pixels. Compiled.
+
+Over theta and s2 >= 0, for each pixel,
+
+    L = sum_n [ w_n r_n^2 - ln w_n ],  r = F - V theta,  w = ivar / (1 + ivar s2)      (+ ln|V'WV| if restricted)
+
+theta(s2) solves M theta = V'WF with M = V'WV. M has n_term^2 entries but few distinct ones: the products of
+two terms are monomials of the labels, 210 for 28 terms of 6 labels, so M of a block of pixels is one matrix
+product W (pixels, stars) @ (stars, 210). Steps:
+
+1. M at s2 = 0, theta, residuals; all minima in s2 at these residuals (scatter.scan; no products).
+2. M at the minimum found; then Newton steps in (theta, ln s2) together, with that M kept:
+   d theta = M^-1 (g - s2 dt h),  g = V'Wr, h = V'W^2 r,
+   dt = -(s2 f + 2 s2 h'M^-1 g) / (s2^2 f' + s2 f - 2 s2^2 h'M^-1 h),
+   which cost two products with 28 columns instead of one with 210. h is kept from the first step.
+3. Where a step is too long or theta stops converging, M is made anew at the present s2.
+
+Folds start from the full fit: M of the full set less the fold's own share, which for all folds together costs
+one product. A block is always the same 32 pixels and is computed by one thread: the bits do not depend on the
+number of threads. BLAS must use one thread (process.set_threads sees to that in the commands).
+"""
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit, prange
+
+from cannonkit.kernels import dense, scatter
+from cannonkit.kernels.spectrum import is_sane
+
+N_BLOCK = 32
+
+# Scatter rules.
+ML, REML, MEDIAN, NONE, FIXED = 0, 1, 2, 3, 4
+
+# Pixel status: the numbers of bitmasks.PIXEL_STATUS (a test compares them).
+AT_ZERO, TOO_FEW_STARS, ALL_MASKED, SINGULAR, ITERATION_LIMIT = 1, 2, 4, 8, 16
+UNUSABLE = TOO_FEW_STARS | ALL_MASKED
+
+MAX_STEP = 12        # Newton steps with one M
+MAX_REFRESH = 30     # new M per minimum
+MAX_SWEEP = 100000   # of coordinate descent
+LASSO_TOLERANCE = 1e-9
+
+
+class Basis(NamedTuple):
+    """The terms at the training stars: design (n_star, n_term), its transpose, the distinct products of two terms
+    (n_star, n_sum), and pair_index (n_term, n_term): the column of `products` that holds v_i v_j.
+    """
+
+    design: np.ndarray
+    design_t: np.ndarray
+    products: np.ndarray
+    pair_index: np.ndarray
+
+
+class Rules(NamedTuple):
+    """Which terms act in each pixel (n_pix, n_term) uint8; L1 penalty and bounds (n_term,), or (0,) for none."""
+
+    terms_on: np.ndarray
+    penalty: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+class Block(NamedTuple):
+    """A block of pixels: data (n, n_star) float32, what is fitted, and the factor of each normal matrix.
+
+    n_fitted: terms that act; trace: see scatter; factor, scale, n_dependent: see dense.factorise.
+    """
+
+    flux: np.ndarray
+    ivar: np.ndarray
+    n_good: np.ndarray
+    n_fitted: np.ndarray
+    theta: np.ndarray
+    s2: np.ndarray
+    status: np.ndarray
+    trace: np.ndarray
+    factor: np.ndarray
+    scale: np.ndarray
+    n_dependent: np.ndarray
+
+
+class Work(NamedTuple):
+    """Memory for the products of a block: three (n, n_star), two (n, n_term), one (n, n_sum) and (n, n_term)."""
+
+    one: np.ndarray
+    two: np.ndarray
+    three: np.ndarray
+    small: np.ndarray
+    gradient: np.ndarray
+    sums: np.ndarray
+    right: np.ndarray
+
+
+@njit(cache=True)
+def _new_block(n, n_star, n_term):
+    return Block(np.empty((n, n_star), np.float32), np.empty((n, n_star), np.float32), np.zeros(n, np.int64),
+                 np.zeros(n, np.int64), np.zeros((n, n_term)), np.zeros(n), np.zeros(n, np.int32), np.zeros(n),
+                 np.empty((n, n_term, n_term)), np.empty((n, n_term)), np.zeros(n, np.int64))
+
+
+@njit(cache=True)
+def _new_work(n, n_star, n_term, n_sum):
+    return Work(np.empty((n, n_star)), np.empty((n, n_star)), np.empty((n, n_star)), np.empty((n, n_term)),
+                np.empty((n, n_term)), np.empty((n, n_sum)), np.empty((n, n_term)))
+
+
+@njit(cache=True)
+def _load(flux, ivar, order, ivar_scale, first, stop, block_flux, block_ivar, n_good):
+    """Transpose a block of pixels to (pixel, star); what is not sane gets flux 0 and ivar 0."""
+    n_good[:] = 0
+    for k in range(order.shape[0]):
+        n = order[k]
+        for p in range(first, stop):
+            value = flux[n, p]
+            i = ivar[n, p]
+            if is_sane(value, i):
+                block_flux[p - first, k] = value
+                block_ivar[p - first, k] = i * ivar_scale[p]
+                n_good[p - first] += 1
+            else:
+                block_flux[p - first, k] = 0.0
+                block_ivar[p - first, k] = 0.0
+
+
+@njit(cache=True, error_model="numpy")
+def _fill_weights(ivar, s2, power, weights):
+    """weights = (ivar / (1 + ivar s2))^power, one row of stars; power 1 or 2."""
+    if power == 1:
+        for n in range(ivar.shape[0]):
+            i = np.float64(ivar[n])
+            weights[n] = i / (1.0 + i * s2)
+    else:
+        for n in range(ivar.shape[0]):
+            i = np.float64(ivar[n])
+            w = i / (1.0 + i * s2)
+            weights[n] = w * w
+
+
+@njit(cache=True)
+def _multiply(a, b, product):
+    for n in range(a.shape[0]):
+        product[n] = a[n] * b[n]
+
+
+@njit(cache=True)
+def _unpack(sums, pair_index, matrix):
+    """The symmetric matrix (n_term, n_term) from its distinct sums."""
+    n_term = pair_index.shape[0]
+    for i in range(n_term):
+        for j in range(n_term):
+            matrix[i, j] = sums[pair_index[i, j]]
+
+
+@njit(cache=True)
+def _dot(a, b):
+    """A short scalar product."""
+    value = 0.0
+    for k in range(a.shape[0]):
+        value += a[k] * b[k]
+    return value
+
+
+@njit(cache=True)
+def _normal_equations(block, basis, todo, n_todo, work):
+    """work.sums and work.right: normal matrix and right-hand side at the present s2; row a is pixel todo[a]."""
+    for a in range(n_todo):
+        p = todo[a]
+        _fill_weights(block.ivar[p], block.s2[p], 1, work.one[a])
+        _multiply(work.one[a], block.flux[p], work.two[a])
+    np.dot(work.one[:n_todo], basis.products, work.sums[:n_todo])
+    np.dot(work.two[:n_todo], basis.design, work.right[:n_todo])
+
+
+@njit(cache=True)
+def _trace_ratios(block, basis, todo, n_todo, work):
+    """Restricted likelihood: block.trace (T of scatter.restricted) at the present s2 and factors."""
+    n_term = basis.pair_index.shape[0]
+    matrix = np.empty((n_term, n_term))
+    for a in range(n_todo):
+        _fill_weights(block.ivar[todo[a]], block.s2[todo[a]], 2, work.one[a])
+    np.dot(work.one[:n_todo], basis.products, work.sums[:n_todo])
+    for a in range(n_todo):
+        p = todo[a]
+        scale = block.scale[p]
+        _unpack(work.sums[a], basis.pair_index, matrix)
+        for i in range(n_term):
+            for j in range(n_term):
+                if scale[i] == 0.0 or scale[j] == 0.0:
+                    matrix[i, j] = 0.0
+        value = dense.trace_of_ratio(block.n_dependent[p], block.factor[p], scale, matrix)
+        _, _, sum_w, sum_w2 = scatter.moments(block.ivar[p], work.two[a], block.s2[p])
+        block.trace[p] = value * sum_w / sum_w2 if sum_w2 > 0.0 else 0.0
+
+
+@njit(cache=True)
+def _residuals(block, basis, todo, n_todo, work):
+    """work.two[a] = F - V theta of pixel todo[a]."""
+    for a in range(n_todo):
+        work.small[a] = block.theta[todo[a]]
+    np.dot(work.small[:n_todo], basis.design_t, work.two[:n_todo])
+    for a in range(n_todo):
+        flux = block.flux[todo[a]]
+        residual = work.two[a]
+        for n in range(flux.shape[0]):
+            residual[n] = flux[n] - residual[n]
+
+
+@njit(cache=True)
+def _solve_exact(block, basis, rules, first, todo, n_todo, work):
+    """theta from work.sums and work.right; penalised or bounded coefficients by coordinate descent.
+
+    `first` is the model's pixel at the block's start, where `rules` are looked up.
+    """
+    n_term = basis.pair_index.shape[0]
+    matrix = np.empty((n_term, n_term))
+    for a in range(n_todo):
+        p = todo[a]
+        on = rules.terms_on[first + p]
+        _unpack(work.sums[a], basis.pair_index, matrix)
+        block.n_dependent[p] = dense.factorise(matrix, on, block.factor[p], block.scale[p])
+        if rules.penalty.shape[0] == 0:
+            dense.solve(block.n_dependent[p], block.factor[p], block.scale[p], work.right[a], block.theta[p])
+        else:
+            sweeps = dense.lasso(matrix, work.right[a], on, rules.penalty, rules.low, rules.high, MAX_SWEEP,
+                                 LASSO_TOLERANCE, block.theta[p])
+            if sweeps > MAX_SWEEP:
+                block.status[p] |= ITERATION_LIMIT
+        if block.n_dependent[p] > 0:
+            block.status[p] |= SINGULAR
+
+
+@njit(cache=True)
+def _polish(block, basis, todo, n_todo, work, theta_tolerance, s2_tolerance, left):
+    """Newton steps in (theta, ln s2) with the factor of M kept; changes block.theta and block.s2.
+
+    Returns how many pixels did not converge; left[:that] names them. `theta_tolerance` bounds the gain in the
+    objective, `s2_tolerance` the relative step of s2, before a last step that is still taken.
+    """
+    n_block, n_term = block.theta.shape
+    theta, s2 = block.theta, block.s2
+    now = np.empty(n_block, np.int64)
+    now[:n_todo] = todo[:n_todo]
+    n_now = n_todo
+    mixed = np.zeros((n_block, n_term))              # h of each pixel
+    along = np.zeros((n_block, n_term))              # M^-1 h
+    coupling = np.zeros(n_block)                     # h'M^-1 h
+    previous = np.full(n_block, np.inf)
+    step = np.empty(n_term)
+    n_left = 0
+    for iteration in range(MAX_STEP):
+        if n_now == 0:
+            break
+        _residuals(block, basis, now, n_now, work)
+        for a in range(n_now):
+            p = now[a]
+            _fill_weights(block.ivar[p], s2[p], 1, work.one[a])
+            _multiply(work.one[a], work.two[a], work.three[a])
+            if iteration == 0:
+                _multiply(work.one[a], work.three[a], work.one[a])
+        np.dot(work.three[:n_now], basis.design, work.gradient[:n_now])
+        if iteration == 0:
+            np.dot(work.one[:n_now], basis.design, work.small[:n_now])
+            for a in range(n_now):
+                p = now[a]
+                mixed[p] = work.small[a]
+                dense.solve(block.n_dependent[p], block.factor[p], block.scale[p], mixed[p], along[p])
+                coupling[p] = _dot(mixed[p], along[p])
+        n_next = 0
+        for a in range(n_now):
+            p = now[a]
+            ivar, residual = block.ivar[p], work.two[a]
+            dense.solve(block.n_dependent[p], block.factor[p], block.scale[p], work.gradient[a], step)
+            gain = _dot(step, work.gradient[a])
+            f, slope = scatter.restricted(ivar, residual, s2[p], block.trace[p])
+            done = False
+            refresh = False
+            if s2[p] > 0.0:
+                curvature = s2[p] * s2[p] * (slope - 2.0 * coupling[p]) + s2[p] * f
+                shift = np.inf
+                if curvature > 0.0:
+                    shift = -s2[p] * (f + 2.0 * _dot(mixed[p], step)) / curvature
+                if abs(shift) < 0.5:
+                    done = gain < theta_tolerance and abs(shift) < s2_tolerance
+                    for k in range(n_term):
+                        theta[p, k] += step[k] - along[p, k] * s2[p] * shift
+                    s2[p] *= np.exp(shift)
+                    refresh = abs(shift) > 0.25
+                else:
+                    for k in range(n_term):
+                        theta[p, k] += step[k]
+                    s2[p] = scatter.descend(ivar, residual, block.trace[p], block.n_fitted[p], s2[p])
+                    refresh = True
+            else:
+                for k in range(n_term):
+                    theta[p, k] += step[k]
+                if f >= 0.0:
+                    done = gain < theta_tolerance
+                else:
+                    s2[p] = scatter.descend(ivar, residual, block.trace[p], block.n_fitted[p], 0.0)
+                    refresh = True
+            if done:
+                continue
+            # theta converges as fast as M stays the same: slower than by two a step, a new M is the better buy.
+            refresh = refresh or (iteration > 0 and gain > 0.25 * previous[p] and gain > theta_tolerance)
+            previous[p] = gain
+            if refresh:
+                left[n_left] = p
+                n_left += 1
+            else:
+                now[n_next] = p
+                n_next += 1
+        n_now = n_next
+    for a in range(n_now):
+        left[n_left + a] = now[a]
+    return n_left + n_now
+
+
+@njit(cache=True)
+def _alternate(block, basis, todo, n_todo, work, left):
+    """Penalised or bounded coefficients: s2 at the present theta; `left` gets the pixels where it moved."""
+    _residuals(block, basis, todo, n_todo, work)
+    n_left = 0
+    for a in range(n_todo):
+        p = todo[a]
+        old = block.s2[p]
+        new = scatter.descend(block.ivar[p], work.two[a], block.trace[p], block.n_fitted[p], old)
+        block.s2[p] = new
+        if abs(new - old) > 1e-8 * max(new, old):
+            left[n_left] = p
+            n_left += 1
+    return n_left
+
+
+@njit(cache=True)
+def _converge(rule, block, basis, rules, first, todo, n_todo, work, theta_tolerance, s2_tolerance, ready):
+    """Go from the present s2 to the minimum of its basin. `ready`: the factors and theta are there already.
+
+    Restricted likelihood makes its trace anew with each M, until s2 moves by less than 1e-7.
+    """
+    n_block = block.s2.shape[0]
+    now = np.empty(n_block, np.int64)
+    left = np.empty(n_block, np.int64)
+    now[:n_todo] = todo[:n_todo]
+    n_now = n_todo
+    before = np.zeros(n_block)
+    undone = np.zeros(n_block, np.bool_)
+    penalised = rules.penalty.shape[0] > 0
+    for _ in range(MAX_REFRESH):
+        if not ready:
+            _normal_equations(block, basis, now, n_now, work)
+            _solve_exact(block, basis, rules, first, now, n_now, work)
+            if rule == REML:
+                _trace_ratios(block, basis, now, n_now, work)
+        for a in range(n_now):
+            before[now[a]] = block.s2[now[a]]
+        if penalised:
+            n_left = _alternate(block, basis, now, n_now, work, left)
+        else:
+            n_left = _polish(block, basis, now, n_now, work, theta_tolerance, s2_tolerance, left)
+        undone[:] = False
+        for a in range(n_left):
+            undone[left[a]] = True
+        n_left = 0
+        for a in range(n_now):
+            p = now[a]
+            if rule == REML and not ready:
+                s2 = block.s2[p]
+                undone[p] = undone[p] or abs(s2 - before[p]) > 1e-7 * max(s2, before[p])
+            if undone[p]:
+                now[n_left] = p
+                n_left += 1
+        n_now = n_left
+        ready = False
+        if n_now == 0:
+            return
+    for a in range(n_now):
+        block.status[now[a]] |= ITERATION_LIMIT
+
+
+@njit(cache=True)
+def _full_objective(rule, block, basis, rules, p, work):
+    """The whole objective of pixel p: equation 3, the restricted term, the penalty."""
+    todo = np.full(1, p)
+    _residuals(block, basis, todo, 1, work)
+    value = scatter.objective(block.ivar[p], work.two[0], block.s2[p])
+    if rule == REML:
+        value += dense.log_determinant(block.n_dependent[p], block.factor[p], block.scale[p])
+    for k in range(rules.penalty.shape[0]):
+        value += rules.penalty[k] * abs(block.theta[p, k])
+    return value
+
+
+@njit(cache=True)
+def _fit_block(rule, block, basis, rules, first, todo, n_todo, work):
+    """Fit the pixels todo[:n_todo] from nothing; block.s2 is kept where the rule is FIXED."""
+    n_block = block.s2.shape[0]
+    theta, s2 = block.theta, block.s2
+    if rule != FIXED:
+        s2[:] = 0.0
+    _normal_equations(block, basis, todo, n_todo, work)
+    _solve_exact(block, basis, rules, first, todo, n_todo, work)
+    if rule == NONE or rule == FIXED:
+        return
+    if rule == REML:
+        _trace_ratios(block, basis, todo, n_todo, work)
+    _residuals(block, basis, todo, n_todo, work)
+    if rule == MEDIAN:
+        for a in range(n_todo):
+            s2[todo[a]] = scatter.median_rule(block.ivar[todo[a]], work.two[a])
+        return
+
+    now = np.empty(n_block, np.int64)
+    n_candidate = np.zeros(n_block, np.int64)
+    at_zero = np.zeros(n_block, np.bool_)
+    low = np.zeros(scatter.MAX_CANDIDATE)
+    high = np.zeros(scatter.MAX_CANDIDATE)
+    start = np.zeros((n_block, scatter.MAX_CANDIDATE))
+    best = np.full(n_block, np.inf)
+    best_s2 = np.zeros(n_block)
+    best_theta = theta.copy()
+    largest = 0
+    for a in range(n_todo):
+        p = todo[a]
+        ivar, residual = block.ivar[p], work.two[a]
+        n_candidate[p], at_zero[p] = scatter.scan(ivar, residual, block.trace[p], block.n_fitted[p], low, high)
+        largest = max(largest, n_candidate[p])
+        for c in range(n_candidate[p]):
+            start[p, c] = scatter.root(ivar, residual, block.trace[p], low[c], high[c], np.sqrt(low[c] * high[c]))
+    for a in range(n_todo):
+        p = todo[a]
+        if at_zero[p] and n_candidate[p] > 0:
+            best[p] = _full_objective(rule, block, basis, rules, p, work)
+    for c in range(largest):
+        n_now = 0
+        for a in range(n_todo):
+            p = todo[a]
+            if c < n_candidate[p]:
+                s2[p] = start[p, c]
+                now[n_now] = p
+                n_now += 1
+        _converge(rule, block, basis, rules, first, now, n_now, work, 1e-8, 1e-5, False)
+        for a in range(n_now):
+            p = now[a]
+            if n_candidate[p] + at_zero[p] > 1:
+                value = _full_objective(rule, block, basis, rules, p, work)
+                if value < best[p]:
+                    best[p] = value
+                    best_s2[p] = s2[p]
+                    best_theta[p] = theta[p]
+                if c == n_candidate[p] - 1:
+                    s2[p] = best_s2[p]
+                    theta[p] = best_theta[p]
+
+
+@njit(cache=True)
+def _choose_usable(rule, block, rules, first, s2_given, todo):
+    """todo[:n] = pixels with at least as many good stars as terms (one more if restricted); status of the rest.
+
+    s2_given (n_pix,): pixels that are infinite there cannot be used either; (0,) if there is none.
+    """
+    n_todo = 0
+    for p in range(block.s2.shape[0]):
+        block.n_fitted[p] = rules.terms_on[first + p].sum()
+        block.status[p] = 0
+        if block.n_good[p] == 0:
+            block.status[p] = ALL_MASKED
+        elif block.n_good[p] < block.n_fitted[p] + (1 if rule == REML else 0):
+            block.status[p] = TOO_FEW_STARS
+        elif s2_given.shape[0] > 0 and not np.isfinite(s2_given[first + p]):
+            block.status[p] = TOO_FEW_STARS
+        else:
+            todo[n_todo] = p
+            n_todo += 1
+    return n_todo
+
+
+@njit(cache=True)
+def _settle(rule, block):
+    """Unusable pixels get theta 0 and s2 infinite; zero scatter is marked where it was looked for."""
+    for p in range(block.s2.shape[0]):
+        if block.status[p] & UNUSABLE:
+            block.theta[p] = 0.0
+            block.s2[p] = np.inf
+        elif block.s2[p] == 0.0 and rule != NONE and rule != FIXED:
+            block.status[p] |= AT_ZERO
+
+
+@njit(cache=True)
+def _pixels_of_block(rule, flux, ivar, ivar_scale, order, basis, rules, s2_given, first, stop, theta, s2, status,
+                     n_good):
+    """fit_pixels for the pixels [first, stop)."""
+    n_star, n_term = basis.design.shape
+    block = _new_block(stop - first, n_star, n_term)
+    todo = np.empty(stop - first, np.int64)
+    _load(flux, ivar, order, ivar_scale, first, stop, block.flux, block.ivar, block.n_good)
+    n_todo = _choose_usable(rule, block, rules, first, s2_given, todo)
+    if n_todo > 0:
+        if rule == FIXED:
+            block.s2[:] = s2_given[first:stop]
+        work = _new_work(stop - first, n_star, n_term, basis.products.shape[1])
+        _fit_block(rule, block, basis, rules, first, todo, n_todo, work)
+    _settle(rule, block)
+    theta[first:stop] = block.theta
+    s2[first:stop] = block.s2
+    status[first:stop] = block.status
+    n_good[first:stop] = block.n_good
+
+
+@njit(parallel=True, cache=True)
+def fit_pixels(rule, flux, ivar, ivar_scale, design, products, pair_index, terms_on, penalty, low, high, s2_given,
+               theta, s2, status, n_good):
+    """Fit every pixel over all stars. Parallel over blocks of N_BLOCK pixels.
+
+    rule        ML, REML, MEDIAN, NONE or FIXED
+    flux, ivar  (n_star, n_pix)   float32; ivar 0, NaN and impossible values mask a pixel of a star
+    ivar_scale  (n_pix,)          float64, multiplies ivar
+    design      (n_star, n_term)  float64, v(x) of the training labels, finite
+    products    (n_star, n_sum)   float64, distinct products of two terms
+    pair_index  (n_term, n_term)  int64, column of `products` that holds v_i v_j
+    terms_on    (n_pix, n_term)   uint8, 0: the coefficient is zero and not fitted
+    penalty, low, high  (n_term,) float64 of an L1 penalty and bounds, or (0,) for the plain fit
+    s2_given    (n_pix,)          float64 for FIXED (infinite: pixel not used), else (0,)
+    theta       (n_pix, n_term)   float64, output
+    s2          (n_pix,)          float64, output; infinite where the pixel cannot be used
+    status, n_good  (n_pix,) int32 and int64, output
+    """
+    n_pix = theta.shape[0]
+    order = np.arange(design.shape[0])
+    basis = Basis(design, np.ascontiguousarray(design.T), products, pair_index)
+    rules = Rules(terms_on, penalty, low, high)
+    for b in prange((n_pix + N_BLOCK - 1) // N_BLOCK):
+        first = b * N_BLOCK
+        stop = min(first + N_BLOCK, n_pix)
+        _pixels_of_block(rule, flux, ivar, ivar_scale, order, basis, rules, s2_given, first, stop, theta, s2, status,
+                         n_good)
+
+
+@njit(cache=True)
+def _held_out(ivar, residual, s2, first, stop):
+    """Sum over the held-out stars [first, stop) of r^2 w - ln w, and their number."""
+    value = 0.0
+    count = 0
+    for n in range(first, stop):
+        i = np.float64(ivar[n])
+        if i > 0.0:
+            w = i / (1.0 + i * s2)
+            value += w * residual[n] * residual[n] - np.log(w)
+            count += 1
+    return value, count
+
+
+@njit(cache=True)
+def _fold_shares(block, basis, fold_start, work, fold_sums, fold_right):
+    """Each fold's share of the normal equations at the present s2: (n_fold, n, n_sum) and (n_fold, n, n_term)."""
+    for p in range(block.s2.shape[0]):
+        _fill_weights(block.ivar[p], block.s2[p], 1, work.one[p])
+        _multiply(work.one[p], block.flux[p], work.two[p])
+    for k in range(fold_start.shape[0] - 1):
+        lo, hi = fold_start[k], fold_start[k + 1]
+        fold_sums[k] = np.dot(np.ascontiguousarray(work.one[:, lo:hi]), basis.products[lo:hi])
+        fold_right[k] = np.dot(np.ascontiguousarray(work.two[:, lo:hi]), basis.design[lo:hi])
+
+
+@njit(cache=True)
+def _median_without(ivar, residual, first, stop):
+    """The median rule over the stars outside [first, stop)."""
+    return scatter.median_rule(np.concatenate((ivar[:first], ivar[stop:])),
+                               np.concatenate((residual[:first], residual[stop:])))
+
+
+@njit(cache=True)
+def _folds_of_block(rule, flux, ivar, ivar_scale, order, fold_start, basis, rules, full_s2, first, stop, fold_theta,
+                    fold_s2, fold_status, likelihood, n_likelihood):
+    """fit_folds for the pixels [first, stop)."""
+    n_star, n_term = basis.design.shape
+    n_sum = basis.products.shape[1]
+    n_fold = fold_start.shape[0] - 1
+    n = stop - first
+    plain = rules.penalty.shape[0] == 0
+    block = _new_block(n, n_star, n_term)
+    work = _new_work(n, n_star, n_term, n_sum)
+    todo = np.empty(n, np.int64)
+    start = np.zeros(n)
+    fold_sums = np.zeros((n_fold if plain else 0, n, n_sum))
+    fold_right = np.zeros((n_fold if plain else 0, n, n_term))
+    all_sums = np.zeros((n, n_sum))
+    all_right = np.zeros((n, n_term))
+    full_trace = np.zeros(n)
+    _load(flux, ivar, order, ivar_scale, first, stop, block.flux, block.ivar, block.n_good)
+    full_ivar = block.ivar.copy()
+    for p in range(n):
+        if rule != MEDIAN and np.isfinite(full_s2[first + p]):
+            start[p] = full_s2[first + p]
+    block.s2[:] = start
+    if plain:
+        _fold_shares(block, basis, fold_start, work, fold_sums, fold_right)
+        for k in range(n_fold):
+            all_sums += fold_sums[k]
+            all_right += fold_right[k]
+        if rule == REML:
+            # The trace ratio is that of the full set: leaving a fold out changes it by a part in n_star.
+            n_todo = _choose_usable(rule, block, rules, first, full_s2, todo)
+            for a in range(n_todo):
+                work.sums[a] = all_sums[todo[a]]
+                work.right[a] = all_right[todo[a]]
+            _solve_exact(block, basis, rules, first, todo, n_todo, work)
+            _trace_ratios(block, basis, todo, n_todo, work)
+            full_trace[:] = block.trace
+    for k in range(n_fold):
+        lo, hi = fold_start[k], fold_start[k + 1]
+        block.ivar[:] = full_ivar
+        block.ivar[:, lo:hi] = 0.0
+        for p in range(n):
+            block.n_good[p] = 0
+            for m in range(n_star):
+                block.n_good[p] += block.ivar[p, m] > 0.0
+        block.theta[:] = 0.0
+        block.s2[:] = start
+        block.trace[:] = full_trace
+        n_todo = _choose_usable(rule, block, rules, first, full_s2, todo)
+        if n_todo > 0:
+            if plain:
+                for a in range(n_todo):
+                    p = todo[a]
+                    work.sums[a] = all_sums[p] - fold_sums[k, p]
+                    work.right[a] = all_right[p] - fold_right[k, p]
+            else:
+                _normal_equations(block, basis, todo, n_todo, work)
+            _solve_exact(block, basis, rules, first, todo, n_todo, work)
+            if rule == REML and not plain:
+                _trace_ratios(block, basis, todo, n_todo, work)
+            if rule == MEDIAN:
+                _residuals(block, basis, todo, n_todo, work)
+                for a in range(n_todo):
+                    p = todo[a]
+                    block.s2[p] = _median_without(full_ivar[p], work.two[a], lo, hi)
+            elif rule == ML or rule == REML:
+                _converge(rule, block, basis, rules, first, todo, n_todo, work, 1e-6, 1e-3, True)
+            if likelihood.shape[0] > 0:
+                _residuals(block, basis, todo, n_todo, work)
+                for a in range(n_todo):
+                    p = todo[a]
+                    value, count = _held_out(full_ivar[p], work.two[a], block.s2[p], lo, hi)
+                    likelihood[first + p] += value
+                    n_likelihood[first + p] += count
+        _settle(rule, block)
+        fold_theta[k, first:stop] = block.theta
+        fold_s2[k, first:stop] = block.s2
+        fold_status[k, first:stop] = block.status
+
+
+@njit(parallel=True, cache=True)
+def fit_folds(rule, flux, ivar, ivar_scale, order, fold_start, design, products, pair_index, terms_on, penalty,
+              low, high, full_s2, fold_theta, fold_s2, fold_status, likelihood, n_likelihood):
+    """Fit every pixel without each fold in turn, starting from the full fit's s2. Parallel over blocks.
+
+    order       (n_star,)  int64, star rows sorted by fold
+    fold_start  (n_fold + 1,) int64: fold k is order[fold_start[k]:fold_start[k + 1]]
+    design, products       as in fit_pixels but with rows in `order`
+    full_s2     (n_pix,)   float64, of the full fit (infinite where unusable); the fixed values if rule is FIXED
+    fold_theta  (n_fold, n_pix, n_term), fold_s2 (n_fold, n_pix) float64, fold_status (n_fold, n_pix) int32: output
+    likelihood, n_likelihood  (n_pix,) float64 and int64, added to: minus twice the log-likelihood of the held-out
+    stars less n ln 2 pi, and their number; nothing is done if they have no elements
+    """
+    n_pix = full_s2.shape[0]
+    basis = Basis(design, np.ascontiguousarray(design.T), products, pair_index)
+    rules = Rules(terms_on, penalty, low, high)
+    for b in prange((n_pix + N_BLOCK - 1) // N_BLOCK):
+        first = b * N_BLOCK
+        stop = min(first + N_BLOCK, n_pix)
+        _folds_of_block(rule, flux, ivar, ivar_scale, order, fold_start, basis, rules, full_s2, first, stop,
+                        fold_theta, fold_s2, fold_status, likelihood, n_likelihood)
