@@ -176,7 +176,8 @@ class Cut:
             if not self.bits:
                 raise ValueError("`bits` is missing")
             _known_bits(self.word, self.bits)
-        elif not self.values and self.op in ("in", "not_in") or self.op == "between" and len(self.values) != 2:
+        elif self.op in ("in", "not_in") and not self.values or \
+                self.op == "between" and len(self.values) != 2:
             raise ValueError(f"op {self.op!r} needs `values`")
         elif self.op in OPERATORS[:6] and self.value is None:
             raise ValueError(f"op {self.op!r} needs a `value`")
@@ -236,10 +237,10 @@ class Catalogue:
         raise errors.ConfigError(f"no cut {name!r}{errors.did_you_mean(name, [c.name for c in self.cuts])}")
 
     def selection(self, name):
-        """The selection called `name`; "all" (every row) is always there."""
+        """The selection called `name`. "all" is every row; so is "catalogue" where the recipe has none."""
         if name in self.selections:
             return self.selections[name]
-        if name == "all":
+        if name in ("all", "catalogue"):
             return Selection()
         raise errors.ConfigError(
             f"no selection {name!r}{errors.did_you_mean(name, ['all', *self.selections])}")
@@ -287,8 +288,9 @@ class Side:
 @dataclass(frozen=True)
 class Join:
     """How rows are paired. by: id (equal keys; blank ones never match) or sky (within `radius`
-    arcsec). find: best (one-to-one: of all pairs the closest first, by id the highest S/N) or all.
-    keep: inner (pairs only) or left (every row of the left table)."""
+    arcsec). find: best (one-to-one and symmetric: each is the other's closest; ties, and equal keys, go to
+    the highest S/N, then to the first row) or all. keep: inner (pairs only) or left (every row of the
+    left table)."""
 
     by: str = "id"
     radius: float = 1.0
