@@ -16,7 +16,6 @@ os.environ["NUMBA_NUM_THREADS"] = "4"
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
-COMMANDS = ("crossmatch", "resample", "train", "infer", "flag", "errors", "merge", "mock", "report", "check")
 
 
 class Result:

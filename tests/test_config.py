@@ -50,7 +50,8 @@ def load(tmp_path):
 
 def test_values_and_types(load):
     toy = load("order: 3\nlimit: 1e-4\nlabels: [teff, 'no', \"1\"]\npair: [4, 5]\ncensor: false\n"
-               "seed: 7\nscale: 1.5\nwindow: {low: 2, high: .inf}\nwindows:\n  a: {high: 9}\ncuts: {x: -1.5e+3}\nfrom: here\n")
+               "seed: 7\nscale: 1.5\nwindow: {low: 2, high: .inf}\nwindows:\n  a: {high: 9}\n"
+               "cuts: {x: -1.5e+3}\nfrom: here\n")
     assert (toy.order, toy.limit, toy.labels) == (3, 1e-4, ("teff", "no", "1"))
     assert toy.pair == (4, 5.0) and isinstance(toy.pair[1], float)
     assert (toy.censor, toy.seed, toy.scale, toy.from_) == (False, 7, 1.5, "here")
