@@ -1,8 +1,8 @@
 """Statistical leverage of labels in the training design. Compiled; arrays in, arrays out.
 
-h = v(x)' (V'V)^-1 v(x), V the (n_train, n_term) matrix of v at the training stars: how far v(x) lies from where
-the coefficients were fitted, in units of what one training star weighs. The training stars' own mean is
-rank(V) / n_train. The matrix is not inverted: V = U S W', h = |S^-1 W' v|^2, directions with a negligible
+h = v(x)' (V'V)^-1 v(x), V the (n_train, n_term) matrix of v at the training stars: how far v(x) lies from
+where the coefficients were fitted, in units of what one training star weighs. The training stars' own mean
+is rank(V) / n_train. The matrix is not inverted: V = U S W', h = |S^-1 W' v|^2, directions with a negligible
 singular value (dependent terms, in which the coefficients are the minimum-norm ones) left out.
 """
 import numpy as np

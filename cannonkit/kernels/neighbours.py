@@ -62,7 +62,7 @@ def build_tree(points, group=None, leaf=LEAF):
             order[a:b] = order[a:b][np.argpartition(own[:, side], middle, kind="introselect")]
             todo.append((2 * node + 1, a, a + middle))
             todo.append((2 * node + 2, a + middle, b))
-    return Tree(np.ascontiguousarray(points[order]), np.ascontiguousarray(group[order]), low, high, start, stop)
+    return Tree(points[order], group[order], low, high, start, stop)
 
 
 @njit(cache=True)
@@ -80,7 +80,8 @@ def _box_distance(star, low, high, absolute):
 
 
 @njit(parallel=True, cache=True)
-def mean_nearest_distance(stars, group, points, point_group, low, high, start, stop, metric, n_nearest, distance):
+def mean_nearest_distance(stars, group, points, point_group, low, high, start, stop, metric, n_nearest,
+                          distance):
     """Fill `distance` with each star's mean distance to its n_nearest training stars.
 
     stars     (n_star, n_label)  float64, divided by the label units; a NaN or infinite label gives NaN

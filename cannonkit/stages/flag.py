@@ -44,7 +44,8 @@ def flag_labels(model, names=None):
     """The labels of the distance: `names`, or those of the paper's four that the model has."""
     chosen = tuple(names) if names else tuple(n for n in schema.FLAG_LABELS if n in model.label_names)
     if not chosen:
-        raise DataError(f"the model has none of the labels {', '.join(schema.FLAG_LABELS)}: name some (--labels)")
+        raise DataError(f"the model has none of the labels {', '.join(schema.FLAG_LABELS)}: "
+                        "name some (--labels)")
     return chosen
 
 
@@ -136,7 +137,7 @@ def survey_flags(rows, found, snr_min, boolean_spectra=False, spectrum_status=No
     """The four flags that come from the survey's catalogue.
 
     rows      structured, one per star: flag_spectra, flag_sp, flag_survey, snr
-    found     (n_star,) bool: False = the star is not in the catalogue (words null, flag_survey and flag_snr 1)
+    found     (n_star,) bool: False = the star is not in the catalogue: words null, the other two 1
     snr_min   flag_snr is 1 where not S/N > snr_min
     boolean_spectra, spectrum_status: where the survey's flag_spectra is 0 or 1, a spectrum without its
               cameras, normalised extension or usable pixels (status word) is 1 too
