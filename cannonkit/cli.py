@@ -53,6 +53,10 @@ class Parser(argparse.ArgumentParser):
             self.error(f"no such option: {name}{hint}")
         return found
 
+    def _print_message(self, message, file=None):
+        """Help goes out in checked writes: a full disk is an error (argparse ignores it)."""
+        (file or sys.stderr).write(message)
+
     def error(self, message):
         raise errors.UsageError(f"{message} (see {self.prog} --help)")
 
@@ -85,7 +89,9 @@ def _option_strings(parser, found):
 
 def split_doc(doc):
     """(first paragraph, examples) of a docstring; the examples start at a line `Examples:`."""
-    doc = "\n".join(line.rstrip() for line in (doc or "").strip().splitlines())
+    lines = [line.rstrip() for line in (doc or "").expandtabs().strip().splitlines()]
+    indent = min((len(line) - len(line.lstrip()) for line in lines[1:] if line), default=0)
+    doc = "\n".join(lines[:1] + [line[indent:] for line in lines[1:]])
     first = doc.split("\n\n", 1)[0]
     start = re.search(r"^Examples?\b.*:$", doc, re.MULTILINE)
     return first, doc[start.start():] if start else None
