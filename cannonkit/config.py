@@ -119,6 +119,23 @@ def recipe_folder():
 
 # --- cc-crossmatch --------------------------------------------------------------------------------
 
+@section
+class Crossmatch:
+    """Which rows, how two tables are joined (empty or 0: as the recipe says), and what is held out."""
+
+    select: str = setting("", "rows of each survey: catalogue (one per star), repeats, all, or another "
+                          "selection of the recipe; empty: catalogue")
+    by: str = setting("", "join by identifier or on the sky", choices=("", "id", "sky"))
+    radius: float = setting(0.0, "largest separation of a pair on the sky", unit="arcsec", low=0, high=3600)
+    find: str = setting("", "one-to-one or all pairs", choices=("", "best", "all"))
+    keep: str = setting("", "pairs only, or every row of LEFT", choices=("", "inner", "left"))
+    left_position: str = setting("", "where LEFT has its positions: degrees:RA,DEC or galactic:L,B or "
+                                 "designation:NAME (2MASS), with the names of its columns")
+    right_position: str = setting("", "the same for RIGHT")
+    split: float = setting(1.0, "fraction of the stars, by a hash of their identifier, that may be selected; "
+                           "the others get the reject bit HELD_OUT", above=0, high=1)
+    seed: int = setting(0, "another number, another split", low=0, high=2 ** 62)
+
 # --- cc-resample ----------------------------------------------------------------------------------
 
 # --- cc-train -------------------------------------------------------------------------------------
@@ -127,6 +144,20 @@ def recipe_folder():
 
 # --- cc-flag --------------------------------------------------------------------------------------
 
+@section
+class Flag:
+    """Distance to the training set and flags (paper section 3.6, equation 5)."""
+
+    metric: str = setting("squared", "sum over labels of the squared or absolute difference over its "
+                          "cross-validation RMS; root = mean of the roots of the squared",
+                          choices=("squared", "absolute", "root"))
+    nearest: int = setting(10, "average over this many nearest training stars", low=1, high=1000)
+    limit: float = setting(8.0, "flag stars farther than this from the training set", above=0.0)
+    labels: tuple[str, ...] = setting((), "labels of the distance; none given: those of teff, logg, fe_h and "
+                                      "alpha_fe that the model has")
+    snr_min: float | None = setting(None, "flag_snr = 1 where the survey's S/N is not above this; none: the "
+                                    "recipe's", low=0.0)
+
 # --- cc-errors ------------------------------------------------------------------------------------
 
 # --- cc-merge -------------------------------------------------------------------------------------
@@ -134,5 +165,31 @@ def recipe_folder():
 # --- cc-mock --------------------------------------------------------------------------------------
 
 # --- cc-report ------------------------------------------------------------------------------------
+
+@section
+class Report:
+    """Figures and tables of a run."""
+
+    reference: str = setting("", "survey whose Teff and log g order the label differences; none given: the "
+                             "training table's second")
+    logg_cut: float = setting(3.5, "giants have log g below this (Tables 1 and 3)", unit="dex")
+    bins: int = setting(16, "bins of the running medians", low=2, high=1000)
+    min_count: int = setting(10, "a bin with fewer stars has no running median", low=1)
+    clusters: tuple[str, ...] = setting((), "clusters to draw, in this order; none given: the `cluster_count` "
+                                        "with most members")
+    cluster_count: int = setting(5, "clusters side by side", low=1, high=12)
+    membership: float = setting(0.5, "members have a probability above this", low=0.0, high=1.0)
+    isochrones: str = setting("", "folder with CLUSTER.csv (columns teff, logg) to draw in cluster diagrams")
+    r_sun: float = setting(8.2, "distance of the Sun from the galactic centre", unit="kpc", above=0.0)
+    z_sun: float = setting(0.0208, "height of the Sun above the galactic plane", unit="kpc")
+    residual_stars: int = setting(2000, "training stars in the residual spectra, at most", low=1)
+    residual_limit: float = setting(0.01, "a median residual beyond this is listed", above=0.0)
+    line_masks: dict[str, str] = setting(
+        factory=lambda: {"apogee": "linemask_apogee_dr16", "galah": "linemask_galah_dr3"},
+        help="line windows to shade in coefficient spectra, by survey of the spectra")
+    spectra: int = setting(8, "spectra drawn by `cc-report spectra`, from the first", low=1, high=60)
+    trend_limit: float = setting(0.5, "a trend or a pull at the ends above this part of the scatter is reported",
+                                 above=0.0)
+    dpi: int = setting(150, "pixels per inch of the PNGs; a figure is 6.9 inches wide", low=50, high=1200)
 
 # --- cc-check -------------------------------------------------------------------------------------

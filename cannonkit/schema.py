@@ -260,3 +260,205 @@ END = Table("END", (
     Column("n_row", "i8", "", "its rows (tables) or elements (images)"),
     Column("datasum", "i8", "", "its DATASUM"),
 ))
+
+
+# --- flags (cc-flag) ----------------------------------------------------------------------------
+
+MODEL_FLAGS = (
+    Column("cannon_distance", "f8", "", "distance to the training set, equation 5"),
+    Column("leverage", "f8", "", "leverage of the labels in the training design; LEVMEAN = mean of training"),
+    Column("outside_fraction", "f8", "", "fraction of labels outside the 2.5-97.5 training percentiles"),
+    Column("spectrum_distance", "f8", "", "(chi2 - nu) / sqrt(2 nu), nu = n_pix_used - number of labels"),
+    Column("flag_cannon_dist", "i2", "", "1 = cannon_distance above the limit, or none"),
+    Column("flag_training", "i2", "", "0 = star of the training set"),
+)
+SURVEY_FLAGS = (
+    Column("flag_spectra", "i8", "", "survey's problem-spectrum word, bits FSPBnn of this header", null=NULL_ID),
+    Column("flag_sp_aspcap", "i8", "", "survey's pipeline word, bits FPIBnn of this header", null=NULL_ID),
+    Column("flag_survey", "i2", "", "1 = a label of the survey is invalid"),
+    Column("flag_snr", "i2", "", "1 = S/N of the survey not above SNRMIN"),
+)
+
+
+def flag_columns(survey=True):
+    """Columns that cc-flag adds; those of the survey's words only where its catalogue is given."""
+    return MODEL_FLAGS + (SURVEY_FLAGS if survey else ())
+
+
+# --- errors (cc-errors) -------------------------------------------------------------------------
+
+def error_columns(names, units=None):
+    """Columns that cc-errors apply adds: final errors, their covariance, where they come from."""
+    units = units or {}
+    found = [label(n, units.get(n, "")) for n in names]
+    return (*(Column(f"err_{x.name}", "f8", x.unit, f"final error of {x.name}", ucd="stat.error") for x in found),
+            Column("cov_final", "f8", "", "covariance with err_<label>^2 on its diagonal, in products of units",
+                   (len(found), len(found))),
+            Column("error_source", "i2", "",
+                   "bit i = error of label i is the precision, not the scaled formal one"))
+
+
+def _interval(name, what):
+    return (Column(name, "f8", "", what),
+            Column(f"{name}_err", "f8", "", f"bootstrap standard deviation of {name}"),
+            Column(f"{name}_lo", "f8", "", f"lower end of the 2-sigma interval of {name}"),
+            Column(f"{name}_hi", "f8", "", f"upper end of the 2-sigma interval of {name}"))
+
+
+FACTORS = Table("FACTORS", (
+    Column("label", "S16", "", "label"),
+    Column("unit", "S16", "", "its unit"),
+    *_interval("f_robust", "factor of the formal error, from 16-84 widths without outliers"),
+    *_interval("f_standard", "factor of the formal error, from variances (equation 6)"),
+    Column("f_1684", "f8", "", "factor from half the 84th minus 16th percentile, with outliers"),
+    Column("offset", "f8", "", "median of label minus reference, in label units; 0 for repeats"),
+    Column("n_pair", "i8", "", "pairs (differences) used"),
+    Column("n_independent", "f8", "", "sum of their weights: n - 1 per group of n"),
+    Column("n_group", "i8", "", "stars"),
+    Column("n_outlier", "i8", "", "outlying pairs"),
+    Column("scale", "f8", "", "label units per unit of the scaled label (p97.5 - p2.5)"),
+    Column("f_scaled", "f8", "", "f_1684 times scale: for a covariance in scaled units, as in Table 4"),
+    Column("f_full", "f8", "", "factor of the full model at ln g = 0; NaN = not fitted"),
+    Column("floor_full", "f8", "", "floor of the full model at ln g = 0, in label units"),
+))
+PRECISION = Table("PRECISION", (
+    Column("label", "S16", "", "label"),
+    Column("kind", "S16", "", "paper: with the noise of the best spectrum; unbiased: without"),
+    Column("a", "f8", "", "precision = a exp(-snr / b) + c, in label units"),
+    Column("b", "f8", "", "S/N scale"),
+    Column("c", "f8", "", "plateau, in label units"),
+    Column("n", "i8", "", "differences behind it"),
+))
+PRECISION_POINTS = Table("POINTS", (
+    Column("label", "S16", "", "label"),
+    Column("snr", "f8", "", "median S/N of the bin"),
+    Column("width", "f8", "", "half 16-84 range of lower-S/N minus best spectrum, in label units"),
+    Column("error", "f8", "", "its standard error"),
+    Column("count", "i8", "", "differences in the bin"),
+))
+FULL = Table("FULL", (
+    Column("label", "S16", "", "label"),
+    Column("axis1", "S16", "", "quantity (snr: in ln S/N)"),
+    Column("axis2", "S16", "", "second quantity; blank for a function of one"),
+    Column("x1", "f8", "", "node in axis1, as interpolated"),
+    Column("x2", "f8", "", "node in axis2; NaN for a function of one"),
+    Column("value", "f8", "", "ln g at the node"),
+    Column("count", "f8", "", "pairs behind the node"),
+))
+PULLS = Table("PULLS", (
+    Column("label", "S16", "", "label"),
+    Column("axis", "S16", "", "quantity of the bins; all = one bin"),
+    Column("low", "f8", "", "smallest value in the bin"),
+    Column("high", "f8", "", "largest value in the bin"),
+    Column("centre", "f8", "", "median value in the bin"),
+    Column("n_pair", "i8", "", "pairs"),
+    Column("n_independent", "f8", "", "sum of their weights"),
+    Column("formal", "f8", "", "16-84 width of pulls with the formal errors"),
+    Column("factor", "f8", "", "16-84 width of pulls with the factor alone"),
+    Column("paper", "f8", "", "16-84 width of pulls with the paper's final errors"),
+    Column("full", "f8", "", "16-84 width of pulls with the full model; NaN = not fitted"),
+    Column("error", "f8", "", "standard error of a width of 1"),
+))
+
+
+# --- the catalogue (cc-merge catalogue; Table A1 of the paper) -------------------------------------
+
+# label -> (name in Table A1, unit in words, UCD)
+_A1_LABELS = {
+    "teff": ("teff", "K", "effective temperature", "phys.temperature.effective"),
+    "logg": ("logg", "dex", "surface gravity, log(cm/s^2)", "phys.gravity"),
+    "fe_h": ("feh", "dex", "metallicity [Fe/H]", "phys.abund.Z"),
+    "alpha_fe": ("alphafe", "dex", "alpha enhancement [alpha/Fe]", "phys.abund"),
+    "vmicro": ("vmicro", "km/s", "microturbulence velocity", "phys.veloc.microTurb"),
+    "vbroad": ("vbroad", "km/s", "line broadening velocity", "phys.veloc"),
+}
+A1_NAMES = {name: a1[0] for name, a1 in _A1_LABELS.items()}
+
+
+def _a1_labels(suffix, source, error):
+    for a1, unit, what, ucd in _A1_LABELS.values():
+        yield Column(f"{a1}{suffix}", "f8", unit, f"{source} {what}", ucd=ucd)
+        yield Column(f"e_{a1}{suffix}", "f8", unit, f"{error} {source} {what}", ucd=f"stat.error;{ucd}")
+
+
+def catalogue_table(names, id_width=ID_WIDTH):
+    """CATALOGUE: the 44 columns of Table A1 in their order, then ours. `names` are the labels of `cov`."""
+    n = len(names)
+    table_a1 = (
+        Column("Unique_ID", f"S{id_width}", "", "the survey's id of the spectrum: APOGEE_ID or sobject_id",
+               ucd="meta.id;meta.main"),
+        Column("dr2_source_id", "i8", "", "Gaia DR2 source id", null=NULL_ID, ucd="meta.id.cross"),
+        Column("dr3_source_id", "i8", "", "Gaia EDR3 source id", null=NULL_ID, ucd="meta.id.cross"),
+        Column("ra", "f8", "deg", "right ascension, ICRS", ucd="pos.eq.ra;meta.main"),
+        Column("dec", "f8", "deg", "declination, ICRS", ucd="pos.eq.dec;meta.main"),
+        *_a1_labels("Cann", "Cannon", "final error of"),
+        Column("r_chi_sq", "f8", "", "reduced chi-square of the Cannon fit: chi2 / (pixels - labels - 1)",
+               ucd="stat.fit.chi2"),
+        Column("snrCann", "f8", "", "S/N as the Cannon gives it, model scatter included", ucd="stat.snr"),
+        Column("Cannon_distance", "f8", "", "distance to the training set, equation 5", ucd="stat.distance"),
+        Column("flag_id", "i2", "", "0 = GALAH spectrum, 1 = APOGEE spectrum", ucd="meta.code"),
+        Column("flag_Cannon_dist", "i2", "", "1 = Cannon_distance above the limit, or none", ucd="meta.code.qual"),
+        Column("flag_spectra", "i8", "", "problem spectrum: STARFLAG, or 1 for GALAH; bits SnBnn of header",
+               null=NULL_ID, ucd="meta.code.qual"),
+        Column("flag_sp_aspcap", "i8", "", "pipeline flag: flag_sp or ASPCAPFLAG; bits PnBnn of header",
+               null=NULL_ID, ucd="meta.code.qual"),
+        Column("flag_survey", "i2", "", "1 = a label of the survey is invalid", ucd="meta.code.qual"),
+        Column("flag_training", "i2", "", "0 = in the training set", ucd="meta.code.member"),
+        *_a1_labels("", "survey", "error of"),
+        Column("snr", "f8", "", "S/N of the survey", ucd="stat.snr"),
+        Column("r_est", "f8", "pc", "distance (Bailer-Jones et al. 2021)", ucd="pos.distance"),
+        Column("r_lo", "f8", "pc", "lower bound of the distance", ucd="pos.distance;stat.min"),
+        Column("r_hi", "f8", "pc", "upper bound of the distance", ucd="pos.distance;stat.max"),
+        Column("parallax", "f8", "mas", "Gaia EDR3 parallax", ucd="pos.parallax"),
+        Column("e_parallax", "f8", "mas", "error of the parallax", ucd="stat.error;pos.parallax"),
+    )
+    ours = (
+        Column("star_id", f"S{STAR_ID_WIDTH}", "", "the survey's name of the star", ucd="meta.id"),
+        Column("other_row", "i8", "", "row (from 0) with the other survey's spectrum of the star",
+               null=NULL_ID, ucd="meta.record"),
+        Column("other_id", f"S{id_width}", "", "Unique_ID of that row", ucd="meta.id.cross"),
+        Column("flag_snr", "i2", "", "1 = S/N of the survey not above SnSNR of this header", ucd="meta.code.qual"),
+        Column("reject", "i8", "", "quality cuts that the survey's row fails; bits RnBnn of this header",
+               null=NULL_ID, ucd="meta.code.qual"),
+        Column("fit_status", "i4", "", "what is wrong with the fit; bits STATnn of this header",
+               ucd="meta.code.error"),
+        Column("spectrum_status", "i4", "", "what is wrong with the spectrum; bits SPECnn of this header",
+               ucd="meta.code.error"),
+        Column("leverage", "f8", "", "leverage of the labels in the training design"),
+        Column("outside_fraction", "f8", "", "fraction of labels outside the 2.5-97.5 training percentiles"),
+        Column("spectrum_distance", "f8", "", "(chi2 - nu) / sqrt(2 nu)"),
+        Column("second_delta_chi2", "f8", "", "chi2 of a second minimum minus that of the best; NaN = none"),
+        Column("error_source", "i2", "", "bit i = error of label i is the precision, not the scaled formal one"),
+        Column("cov", "f8", "", "covariance of Cannon labels, final errors, in products of units",
+               (n, n), ucd="stat.covariance"),
+    )
+    return Table("CATALOGUE", table_a1 + ours)
+
+
+N_TABLE_A1 = 44
+
+
+def best_table(names, id_width=ID_WIDTH):
+    """BEST: one row per star, of one or two catalogue rows."""
+    n = len(names)
+    labels = []
+    for name in names:
+        a1, unit, what, ucd = _A1_LABELS.get(name, (name, "", f"label {name}", ""))
+        labels += [Column(f"{a1}Cann", "f8", unit, f"Cannon {what}, inverse-variance mean", ucd=ucd),
+                   Column(f"e_{a1}Cann", "f8", unit, f"its error: Cannon {what}", ucd="stat.error")]
+    return Table("BEST", (
+        Column("Unique_ID", f"S{id_width}", "", "Unique_ID of the star's first row", ucd="meta.id;meta.main"),
+        Column("row", "i8", "", "its row of the catalogue, from 0", ucd="meta.record"),
+        Column("other_row", "i8", "", "row of the other survey's spectrum", null=NULL_ID, ucd="meta.record"),
+        Column("other_id", f"S{id_width}", "", "its Unique_ID", ucd="meta.id.cross"),
+        Column("dr3_source_id", "i8", "", "Gaia EDR3 source id", null=NULL_ID, ucd="meta.id.cross"),
+        Column("ra", "f8", "deg", "right ascension, ICRS", ucd="pos.eq.ra;meta.main"),
+        Column("dec", "f8", "deg", "declination, ICRS", ucd="pos.eq.dec;meta.main"),
+        *labels,
+        Column("cov", "f8", "", "covariance of these labels, in products of units", (n, n), ucd="stat.covariance"),
+        Column("n_used", "i2", "", "rows in the mean; of two rows only the clean one, if one is"),
+        Column("consistency_chi2", "f8", "", "chi2 of the difference of the two rows; NaN = one row",
+               ucd="stat.fit.chi2"),
+        Column("consistency_dof", "i2", "", "its degrees of freedom: labels of both rows"),
+        Column("flag_clean", "i2", "", "1 = no row used has a flag or a bad bit", ucd="meta.code.qual"),
+    ))
