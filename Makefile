@@ -1,0 +1,64 @@
+# make demo    simulate two small surveys and run the whole paper on them
+# make test    the tests;  make lint, make bench, make real, make help
+#
+# Everything is installed into .venv and written under build/; nothing else is touched.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(abspath $(VENV))/bin
+INSTALLED := $(VENV)/.installed
+# Survey data beside the checkout, for `make real` and some tests; they skip without it.
+SHARED ?= ../shared
+RUN ?= build/demo
+TESTS ?= tests
+
+export PATH := $(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help install venv demo test lint bench peers real clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\)[a-z ]*:.*## /\1\t/p' Makefile | expand -t 10
+
+install venv: $(INSTALLED) ## build .venv with cannonkit and what its tests need
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt $(wildcard bin/cc-*)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "make: $(PYTHON) is older than 3.11; use make PYTHON=python3.12" >&2; exit 69; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test,report,lint]'
+	touch $@
+
+demo: $(INSTALLED) ## two simulated surveys through the whole pipeline, into build/demo
+	$(MAKE) --file configs/pipeline.mk RUN=$(RUN)
+
+test: $(INSTALLED) ## all tests (TESTS=tests/stages for some of them)
+	python -m pytest -q $(TESTS)
+
+lint: $(INSTALLED) ## ruff
+	ruff check .
+
+bench: $(INSTALLED) $(if $(PEERS),peers) ## benchmarks, into build/bench.json (PEERS=1: with other codes)
+	python tests/bench/run.py
+
+real: $(INSTALLED) ## real survey data from ../shared/data, into build/real
+	@if test -d $(SHARED)/data; then $(MAKE) --file tests/real.mk RUN=build/real DATA=$(SHARED)/data; \
+	else echo "make real: skipped, $(SHARED)/data is not there"; fi
+
+# Other codes, for comparison only, each in a virtual environment of its own.
+peers: build/peers/annieslasso/.installed build/peers/specutils/.installed ## install the other codes
+
+build/peers/annieslasso/.installed: PACKAGES = 'annieslasso==0.2.96' 'numpy<2.3' setuptools
+build/peers/specutils/.installed: PACKAGES = specutils
+build/peers/%/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet $(PACKAGES)
+	touch $@
+
+clean: ## remove build/ (.venv stays)
+	rm -rf build
