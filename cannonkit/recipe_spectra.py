@@ -43,7 +43,8 @@ class Stretch:
         stop = 0
         for segment in self.segments:
             if len(segment) != 2 or not stop <= segment[0] < segment[1] <= self.n_pix:
-                raise ValueError(f"segments: {list(segment)} (expected [first, stop], increasing, within 0..{self.n_pix})")
+                raise ValueError(f"segments: {list(segment)} (expected [first, stop], increasing, "
+                                 f"within 0..{self.n_pix})")
             stop = segment[1]
 
 
@@ -75,7 +76,8 @@ class Normalise:
     percentile   running `percentile` in windows of `width` Angstrom (moves with S/N: measured in the tests)
     gaussian     running mean with Gaussian weights of sigma `width` Angstrom
     pixels       table of continuum pixels (CSV: wavelength,medium) beside the recipe; '' = every pixel
-    errors       weight with 1/sigma^2, sigma smoothed so that noise does not choose its own weight; else equal
+    errors       weight with 1/sigma^2, sigma smoothed so that noise does not choose its own weight; else
+                 equal
     least        a segment with fewer good continuum pixels fails; 0 = twice the number of coefficients
     """
 
@@ -175,7 +177,8 @@ class Generic:
     relative_error    a nominal sigma / flux where the survey publishes no error
     mask, mask_good   pixels whose mask is not this value are masked; without mask_good those not 0 are
     wavelength        a part with the wavelengths; else start, step (scale linear or log10); else the header
-                      of the HDU `header` (CRVAL1, CDELT1 or CD1_1, CRPIX1; log10 where CTYPE1 says LOG or DC-FLAG is 1)
+                      of the HDU `header` (CRVAL1, CDELT1 or CD1_1, CRPIX1; log10 where CTYPE1 says LOG or
+                      DC-FLAG is 1)
     row               template of the row number, counted from 0, e.g. "{spectrum}"
     """
 
@@ -207,8 +210,8 @@ class Generic:
 class Spectra:
     """How the survey's spectra are read and put on the common grid.
 
-    file             template of the file's path under --root, over the columns of TABLE ({spectrum}, {id},
-                     {star_id}, or any other); {ccd} (also inside the column's text) stands for each of `cameras`
+    file             template of the file's path under --root, over {spectrum}, {id} and {star_id} of TABLE's
+                     rows; {ccd} (also inside the text of a column) stands for each of `cameras`
     cameras          one file each, in the order of the grid's stretches; empty = one file
     missing_segment  a star without one of its cameras: `reject` (all pixels masked, as the paper does) or
                      `keep` (the others are used); the status says so either way
@@ -234,10 +237,12 @@ class Spectra:
         if (self.layout == "generic") != (self.generic is not None):
             raise ValueError("`generic` describes layout generic, and only that")
         if self.cameras and len(self.cameras) != len(self.grid.stretches):
-            raise ValueError(f"{len(self.cameras)} cameras for {len(self.grid.stretches)} stretches of the grid")
+            raise ValueError(f"{len(self.cameras)} cameras for {len(self.grid.stretches)} stretches of the "
+                             "grid")
         known = self.layout in ("galah_dr3", "galah_dr4") or self.velocity.header or self.velocity.column
         if any(w.frame == "observed" for w in self.masks.windows) and not known:
-            raise ValueError("masks: windows in the observed frame need the star's velocity, which is not known here")
+            raise ValueError("masks: windows in the observed frame need the star's velocity, "
+                             "which this layout does not tell")
 
     @property
     def medium(self):
