@@ -288,9 +288,9 @@ class Side:
 @dataclass(frozen=True)
 class Join:
     """How rows are paired. by: id (equal keys; blank ones never match) or sky (within `radius`
-    arcsec). find: best (one-to-one and symmetric: each is the other's closest; ties, and equal keys, go to
-    the highest S/N, then to the first row) or all. keep: inner (pairs only) or left (every row of the
-    left table)."""
+    arcsec). find: best (one-to-one, the closest; ties, and equal keys, go to the highest S/N, then to the
+    first row; see stages.crossmatch) or all. keep: inner (pairs only) or left (every row of the left
+    table)."""
 
     by: str = "id"
     radius: float = 1.0

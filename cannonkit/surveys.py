@@ -15,7 +15,7 @@ import os
 
 import numpy as np
 
-from cannonkit import errors, recipe, schema, stream
+from cannonkit import errors, fits, recipe, schema, stream
 from cannonkit.schema import Column
 from cannonkit.stages import selection as select
 from cannonkit.stages.catalogue import Mapping
@@ -49,7 +49,9 @@ class CsvTable:
             self._data[name] = array
             kind = array.dtype.str.lstrip("<>|=")
             self.columns[name] = Column(name, kind, null=schema.NULL_ID if kind == "i8" else None)
-        self.n_row, self.header = len(rows), {}
+        self.n_row, self.header = len(rows), fits.Header()
+        self._sum = fits.Sum()
+        self._sum.add(np.frombuffer(text.encode().ljust(-(-len(text.encode()) // 4) * 4, b"\0"), np.uint8))
 
     def chunks(self, chunk=None, columns=None, start=0, stop=None):
         """Yield (first row, rows) of the wanted columns."""
@@ -60,7 +62,8 @@ class CsvTable:
             yield first, rows if columns is None else rows[list(columns)]
 
     def datasums(self):
-        return {}
+        """Of the text, padded with zeros to whole words."""
+        return {"text": self._sum.value}
 
     def close(self):
         pass

@@ -132,15 +132,16 @@ def near(lon, lat, radius, height, zones, right_lon, right_lat, first, right, se
 
 
 @njit(cache=True)
-def mutual_best(left, right, left_seen, right_seen, taken):
-    """Keep the pairs in which each row is the other's best: no better pair has either of them.
+def one_to_one(chooser, chosen, chooser_seen, chosen_seen, taken):
+    """Each row of one table chooses its best partner; of those that choose the same row the best keeps it.
 
-    left, right          (n_pair,)  int64, the pairs, best first
-    left_seen            (n_left,)  bool, all False; right_seen (n_right,) likewise; scratch
-    taken                (n_pair,)  bool, output
+    chooser, chosen  (n_pair,)  int64, rows of the two tables in each pair, best pair first
+    chooser_seen     bool, all False, one per row of the choosing table; chosen_seen likewise; scratch
+    taken            (n_pair,)  bool, output
     """
-    for k in range(left.shape[0]):
-        i, j = left[k], right[k]
-        taken[k] = not (left_seen[i] or right_seen[j])
-        left_seen[i] = True
-        right_seen[j] = True
+    for k in range(chooser.shape[0]):
+        i, j = chooser[k], chosen[k]
+        taken[k] = not (chooser_seen[i] or chosen_seen[j])
+        if not chooser_seen[i]:
+            chooser_seen[i] = True
+            chosen_seen[j] = True

@@ -28,17 +28,21 @@ def designation_position(texts):
     return np.where(good, ra, np.nan), np.where(good, dec, np.nan)
 
 
-# Rotation from ICRS to Galactic axes: pole (192.85948, 27.12825) deg, longitude of the celestial pole
-# 122.93192 deg (The Hipparcos and Tycho Catalogues, ESA SP-1200, 1997, vol. 1, section 1.5.3).
 def _galactic_axes():
-    ra, dec, node = np.radians([192.85948, 27.12825, 122.93192])
+    """Rotation from ICRS to Galactic axes.
+
+    The Galactic system of 1958 (Blaauw et al. 1960) in FK5 J2000: pole at RA 192.8594812065348 and Dec
+    27.12825118085622 degrees, celestial pole at Galactic longitude 122.9319185680026 degrees. FK5 is turned
+    against ICRS by -19.9, 9.1 and -22.9 mas (Hilton & Hohenkerk 2004).
+    """
+    ra, dec, node = np.radians([192.8594812065348, 27.12825118085622, 122.9319185680026])
     pole = np.array([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
-    north = np.array([0.0, 0.0, 1.0])
-    towards = north - pole[2] * pole
-    towards /= np.linalg.norm(towards)           # galactic longitude of the celestial pole is `node`
-    across = np.cross(pole, towards)
-    x = np.cos(node) * towards - np.sin(node) * across
-    return np.array([x, np.cross(pole, x), pole])
+    towards = np.array([0.0, 0.0, 1.0]) - pole[2] * pole
+    towards /= np.linalg.norm(towards)           # along the great circle to the celestial pole
+    x = np.cos(node) * towards - np.sin(node) * np.cross(pole, towards)
+    eta, xi, alpha = np.radians(np.array([-19.9, 9.1, -22.9]) / 3.6e6)
+    turn = np.eye(3) + np.array([[0.0, alpha, -xi], [-alpha, 0.0, -eta], [xi, eta, 0.0]])
+    return np.array([x, np.cross(pole, x), pole]) @ turn
 
 
 GALACTIC = _galactic_axes()
