@@ -517,7 +517,12 @@ def _run(parser, run, args, argv, own):
         if getattr(args, "output", None) == "-" and os.isatty(1):
             raise errors.UsageError("FITS is not written to a terminal; redirect it, or use -o FILE")
         args.threads = process.set_threads(args.threads)
-    return run(args) or 0
+    started = time.monotonic()
+    code = run(args) or 0
+    if own and getattr(args, "output", None) and not getattr(args, "dry_run", False):
+        threads = "1 thread" if args.threads == 1 else f"{args.threads} threads"
+        log(f"done in {time.monotonic() - started:.1f} s on {threads}")
+    return code
 
 
 def _flush():

@@ -7,7 +7,8 @@ import pytest
 
 from cannonkit import config
 
-COMMANDS = ("crossmatch", "resample", "train", "infer", "flag", "errors", "merge", "mock", "report", "check")
+# In the order in which data flow.
+COMMANDS = ("mock", "crossmatch", "resample", "train", "infer", "flag", "errors", "merge", "report", "check")
 
 
 def test_one_script_per_command(root):
