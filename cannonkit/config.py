@@ -138,7 +138,50 @@ class Crossmatch:
 
 # --- cc-resample ----------------------------------------------------------------------------------
 
+@section
+class Resample:
+    """Which spectra, and what replaces the recipe's choices (none: as the recipe says)."""
+
+    visits: str = setting("combined", "of a file with several spectra of the star (apStar): the combined one; all: "
+                          "that and then each visit; only: the visits (the combined one where there is but one)",
+                          choices=("combined", "all", "only"))
+    method: str | None = setting(None, "resampling: flux (conserving), linear, cubic or lanczos",
+                                 choices=("flux", "linear", "cubic", "lanczos"))
+    missing_segment: str | None = setting(None, "a star without one of its cameras: reject it or keep the others",
+                                          choices=("reject", "keep"))
+    max_failed: int | None = setting(None, "exit with code 1 if more spectra than this have no usable pixel; the "
+                                     "output is written all the same", low=0)
+    continuum_fraction: float = setting(0.07, "of --find-continuum: fraction of the pixels", above=0, below=1)
+
 # --- cc-train -------------------------------------------------------------------------------------
+
+@section
+class Train:
+    """Training of the spectral model and its cross-validation (paper sections 3.1, 3.3, 3.4; equations 1 to 3)."""
+
+    label_names: tuple[str, ...] = setting((), "labels of the model; none given: those of the paper's six that the "
+                                           "training table has")
+    order: int = setting(2, "terms are all products of up to this many labels", low=1, high=3)
+    terms: tuple[str, ...] = setting((), "explicit terms instead of --order, such as teff, teff^2, teff*logg")
+    scatter: str = setting("ml", "scatter of a pixel: ml (equation 3), reml (restricted likelihood: unbiased, for "
+                           "few stars), median (the rule of the paper's code), none",
+                           choices=("ml", "reml", "median", "none"))
+    cross_validate: int = setting(12, "folds of the cross-validation; 0: none", low=0, high=10000)
+    leave_one_group_out: bool = setting(False, "every group of --group is a fold of its own")
+    group: str = setting("", "column of the training table whose equal values stay in one fold; none: the star's id")
+    seed: int = setting(1, "seed of the folds", low=0)
+    censor: dict[str, tuple[str, ...]] = setting(help="label -> elements in whose line windows it acts; elsewhere "
+                                                 "its terms are zero", factory=dict, option=False)
+    line_masks: dict[str, str] = setting(help="survey of the spectra -> table of line windows (element, wave_lo, "
+                                         "wave_hi, medium, weight)", factory=dict, option=False)
+    l1: float = setting(0.0, "L1 penalty on every coefficient but the constant's, in units of the objective of "
+                        "equation 3", low=0.0)
+    l1_grid: tuple[float, ...] = setting((), "choose the L1 penalty among these by cross-validated likelihood",
+                                         low=0.0)
+    bounds: dict[str, tuple[float, ...]] = setting(help="term -> [lowest, highest] coefficient (of scaled labels; "
+                                                   ".inf for none)", factory=dict, option=False)
+    ivar_scale: str = setting("1", "factor on the survey's inverse variances: a number, one per segment separated by "
+                              "commas, or measure (from the finest structure of residuals)")
 
 # --- cc-infer -------------------------------------------------------------------------------------
 
@@ -160,6 +203,43 @@ class Flag:
 
 # --- cc-errors ------------------------------------------------------------------------------------
 
+@section
+class Errors:
+    """Calibration of errors on repeat observations (paper section 3.7, equation 6)."""
+
+    factor: str = setting("robust", "which factor scales the formal errors: robust (16-84 widths without "
+                          "outliers), standard (variances) or 1684 (16-84 widths of everything)",
+                          choices=("robust", "standard", "1684"))
+    precision: str = setting("paper", "which precision curve: paper (the best spectrum's own noise in it) or "
+                             "unbiased", choices=("paper", "unbiased"))
+    error_model: str = setting("paper", "paper (one factor, precision by S/N) or full (functions of S/N, Teff, "
+                               "log g and [Fe/H])", choices=("paper", "full"))
+    pairs: str = setting("group", "weight of a pair in a group of n spectra: group (2/n) or all (1, as the paper)",
+                         choices=("group", "all"))
+    draws: int = setting(100, "bootstrap draws over stars", low=2, high=100000)
+    seed: int = setting(1, "seed of the bootstrap and of --holdout", low=0)
+    snr_bins: int = setting(20, "bins of S/N behind the precision curves, at most", low=1, high=1000)
+    smallest_bin: int = setting(50, "fewest differences in such a bin", low=2)
+    bins: int = setting(10, "bins of each quantity in validate", low=1, high=1000)
+    holdout: float = setting(0.0, "fraction of the stars that calibrate leaves aside for validate", low=0.0,
+                             below=1.0)
+    labels: tuple[str, ...] = setting((), "labels to calibrate; none given: those of the product")
+    label_column: str = setting("{}", "name of a label's column; {} stands for the label")
+    covariance: str = setting("cov", "column of the formal covariance, in the order of the labels; empty: "
+                              "--error-column")
+    error_column: str = setting("", "name of a formal error's column, such as e_{}, where there is no covariance")
+    covariance_units: str = setting("label", "the covariance is in label units, or in scaled ones, in units of "
+                                    "p97.5 - p2.5 of the reference labels (or of --scales)",
+                                    choices=("label", "scaled"))
+    scales: dict[str, float] = setting(help="label -> p97.5 - p2.5 of its training set", factory=dict, above=0.0)
+    against: tuple[str, ...] = setting((), "compare with reference labels instead of repeats: their columns, one "
+                                       "per label, or a name with {}")
+    against_error: str = setting("", "name of the reference's error columns, such as e_{}; none: exact")
+    star_column: str = setting("star_id", "column that spectra of one star share")
+    snr_column: str = setting("snr_survey", "column of the survey's S/N; need not be there with --against")
+    rows: str = setting("", "use only rows where COLUMN is one of some whole numbers: fold=1,2")
+
+
 # --- cc-merge -------------------------------------------------------------------------------------
 
 # --- cc-mock --------------------------------------------------------------------------------------
@@ -175,6 +255,8 @@ class Report:
     logg_cut: float = setting(3.5, "giants have log g below this (Tables 1 and 3)", unit="dex")
     bins: int = setting(16, "bins of the running medians", low=2, high=1000)
     min_count: int = setting(10, "a bin with fewer stars has no running median", low=1)
+    recipes: tuple[str, ...] = setting(("apogee_dr16", "galah_dr3"), "recipes that say which survey a flag_id is, "
+                                       "and which of its bits are bad")
     clusters: tuple[str, ...] = setting((), "clusters to draw, in this order; none given: the `cluster_count` "
                                         "with most members")
     cluster_count: int = setting(5, "clusters side by side", low=1, high=12)

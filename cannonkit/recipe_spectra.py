@@ -3,6 +3,7 @@
 Plain data, used by readers (files -> arrays), stages.resample and stages.normalise. A layout is what a
 reader knows; everything that differs between surveys beyond that is a value here.
 """
+import re
 from dataclasses import dataclass, field
 
 from cannonkit import bitmasks, errors
@@ -239,6 +240,9 @@ class Spectra:
         if self.cameras and len(self.cameras) != len(self.grid.stretches):
             raise ValueError(f"{len(self.cameras)} cameras for {len(self.grid.stretches)} stretches of the "
                              "grid")
+        row = self.generic.row if self.generic else ""
+        for name in re.findall(r"\{(\w*)\}", self.file + row):
+            _one_of("a template of spectra names a column", name, ("spectrum", "id", "star_id", "ccd"))
         known = self.layout in ("galah_dr3", "galah_dr4") or self.velocity.header or self.velocity.column
         if any(w.frame == "observed" for w in self.masks.windows) and not known:
             raise ValueError("masks: windows in the observed frame need the star's velocity, "
