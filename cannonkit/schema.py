@@ -255,6 +255,39 @@ def training_table(surveys, labels, extra=()):
                               Column("reject", "i8", "", "cuts that the row fails, bits REJBnn of this header")))
 
 
+MODEL_PIXELS = Table("PIXELS", (
+    Column("status", "i4", "", "what happened in the fit, bits STATnn of this header; 0 = nothing"),
+    Column("n_good", "i4", "", "training stars with data in the pixel"),
+    Column("ivar_scale", "f8", "", "the survey's ivar is multiplied by this, in training and in inference"),
+))
+
+MODEL_LABELS = Table("LABELS", (
+    Column("name", "S32", "", "label"),
+    Column("unit", "S24", "", "its unit"),
+    Column("p2_5", "f8", "", "2.5th percentile of the training labels"),
+    Column("p50", "f8", "", "median of the training labels: the pivot of equation 2"),
+    Column("p97_5", "f8", "", "97.5th percentile of the training labels"),
+    Column("bias", "f8", "", "cross-validation: median of held-out minus input label"),
+    Column("scatter", "f8", "", "cross-validation: half the 16-84 range of held-out minus input label"),
+    Column("rms", "f8", "", "cross-validation: root mean square of held-out minus input label, K of equation 5"),
+))
+
+
+def model_training_table(names, units=None):
+    """TRAINING of a model: every star that was offered; `used` 0 where a label was missing."""
+    columns = label_columns(names, units)
+    return Table("TRAINING", (
+        Column("id", f"S{ID_WIDTH}", "", "name of the spectrum", ucd="meta.id;meta.main"),
+        Column("star_id", f"S{STAR_ID_WIDTH}", "", "name of the star", ucd="meta.id"),
+        Column("used", "u1", "", "1 = the star was trained on"),
+        Column("fold", "i4", "", "fold in which the star was held out, from 0; -1 = none"),
+        *columns,
+        *(replace(c, name=f"cv_{c.name}", description=f"{c.description}, inferred while held out") for c in columns),
+        Column("cv_cov", "f8", "", "formal covariance of the held-out labels", (len(columns), len(columns))),
+        Column("cv_status", "i4", "", "status of the held-out fit (bits of cc-infer's labels)"),
+    ))
+
+
 END = Table("END", (
     Column("extname", "S32", "", "name of the extension"),
     Column("n_row", "i8", "", "its rows (tables) or elements (images)"),
@@ -273,7 +306,7 @@ MODEL_FLAGS = (
     Column("flag_training", "i2", "", "0 = star of the training set"),
 )
 SURVEY_FLAGS = (
-    Column("flag_spectra", "i8", "", "survey's problem-spectrum word, bits FSPBnn of this header", null=NULL_ID),
+    Column("flag_spectra", "i8", "", "survey's problem-spectrum word; bits FSPBnn of the header", null=NULL_ID),
     Column("flag_sp_aspcap", "i8", "", "survey's pipeline word, bits FPIBnn of this header", null=NULL_ID),
     Column("flag_survey", "i2", "", "1 = a label of the survey is invalid"),
     Column("flag_snr", "i2", "", "1 = S/N of the survey not above SNRMIN"),
@@ -291,9 +324,10 @@ def error_columns(names, units=None):
     """Columns that cc-errors apply adds: final errors, their covariance, where they come from."""
     units = units or {}
     found = [label(n, units.get(n, "")) for n in names]
-    return (*(Column(f"err_{x.name}", "f8", x.unit, f"final error of {x.name}", ucd="stat.error") for x in found),
-            Column("cov_final", "f8", "", "covariance with err_<label>^2 on its diagonal, in products of units",
-                   (len(found), len(found))),
+    n = len(found)
+    return (*(Column(f"err_{x.name}", "f8", x.unit, f"final error of {x.name}", ucd="stat.error")
+              for x in found),
+            Column("cov_final", "f8", "", "covariance with err_<label>^2 on its diagonal", (n, n)),
             Column("error_source", "i2", "",
                    "bit i = error of label i is the precision, not the scaled formal one"))
 
@@ -397,7 +431,8 @@ def catalogue_table(names, id_width=ID_WIDTH):
         Column("snrCann", "f8", "", "S/N as the Cannon gives it, model scatter included", ucd="stat.snr"),
         Column("Cannon_distance", "f8", "", "distance to the training set, equation 5", ucd="stat.distance"),
         Column("flag_id", "i2", "", "0 = GALAH spectrum, 1 = APOGEE spectrum", ucd="meta.code"),
-        Column("flag_Cannon_dist", "i2", "", "1 = Cannon_distance above the limit, or none", ucd="meta.code.qual"),
+        Column("flag_Cannon_dist", "i2", "", "1 = Cannon_distance above the limit, or none",
+               ucd="meta.code.qual"),
         Column("flag_spectra", "i8", "", "problem spectrum: STARFLAG, or 1 for GALAH; bits SnBnn of header",
                null=NULL_ID, ucd="meta.code.qual"),
         Column("flag_sp_aspcap", "i8", "", "pipeline flag: flag_sp or ASPCAPFLAG; bits PnBnn of header",
@@ -417,7 +452,8 @@ def catalogue_table(names, id_width=ID_WIDTH):
         Column("other_row", "i8", "", "row (from 0) with the other survey's spectrum of the star",
                null=NULL_ID, ucd="meta.record"),
         Column("other_id", f"S{id_width}", "", "Unique_ID of that row", ucd="meta.id.cross"),
-        Column("flag_snr", "i2", "", "1 = S/N of the survey not above SnSNR of this header", ucd="meta.code.qual"),
+        Column("flag_snr", "i2", "", "1 = S/N of the survey not above SnSNR of this header",
+               ucd="meta.code.qual"),
         Column("reject", "i8", "", "quality cuts that the survey's row fails; bits RnBnn of this header",
                null=NULL_ID, ucd="meta.code.qual"),
         Column("fit_status", "i4", "", "what is wrong with the fit; bits STATnn of this header",
@@ -428,7 +464,8 @@ def catalogue_table(names, id_width=ID_WIDTH):
         Column("outside_fraction", "f8", "", "fraction of labels outside the 2.5-97.5 training percentiles"),
         Column("spectrum_distance", "f8", "", "(chi2 - nu) / sqrt(2 nu)"),
         Column("second_delta_chi2", "f8", "", "chi2 of a second minimum minus that of the best; NaN = none"),
-        Column("error_source", "i2", "", "bit i = error of label i is the precision, not the scaled formal one"),
+        Column("error_source", "i2", "",
+               "bit i = error of label i is the precision, not the scaled formal one"),
         Column("cov", "f8", "", "covariance of Cannon labels, final errors, in products of units",
                (n, n), ucd="stat.covariance"),
     )
@@ -455,7 +492,8 @@ def best_table(names, id_width=ID_WIDTH):
         Column("ra", "f8", "deg", "right ascension, ICRS", ucd="pos.eq.ra;meta.main"),
         Column("dec", "f8", "deg", "declination, ICRS", ucd="pos.eq.dec;meta.main"),
         *labels,
-        Column("cov", "f8", "", "covariance of these labels, in products of units", (n, n), ucd="stat.covariance"),
+        Column("cov", "f8", "", "covariance of these labels, in products of units", (n, n),
+               ucd="stat.covariance"),
         Column("n_used", "i2", "", "rows in the mean; of two rows only the clean one, if one is"),
         Column("consistency_chi2", "f8", "", "chi2 of the difference of the two rows; NaN = one row",
                ucd="stat.fit.chi2"),

@@ -174,13 +174,18 @@ def _normal_equations(block, basis, todo, n_todo, work):
 
 
 @njit(cache=True)
-def _trace_ratios(block, basis, todo, n_todo, work):
-    """Restricted likelihood: block.trace (T of scatter.restricted) at the present s2 and factors."""
-    n_term = basis.pair_index.shape[0]
-    matrix = np.empty((n_term, n_term))
+def _squares(block, basis, todo, n_todo, work):
+    """work.sums: V'W^2 V at the present s2; row a is pixel todo[a]."""
     for a in range(n_todo):
         _fill_weights(block.ivar[todo[a]], block.s2[todo[a]], 2, work.one[a])
     np.dot(work.one[:n_todo], basis.products, work.sums[:n_todo])
+
+
+@njit(cache=True)
+def _trace_ratios(block, basis, todo, n_todo, work):
+    """Restricted likelihood: block.trace (T of scatter.restricted) from work.sums (`_squares`) and the factors."""
+    n_term = basis.pair_index.shape[0]
+    matrix = np.empty((n_term, n_term))
     for a in range(n_todo):
         p = todo[a]
         scale = block.scale[p]
@@ -318,16 +323,42 @@ def _polish(block, basis, todo, n_todo, work, theta_tolerance, s2_tolerance, lef
 
 
 @njit(cache=True)
-def _alternate(block, basis, todo, n_todo, work, left):
-    """Penalised or bounded coefficients: s2 at the present theta; `left` gets the pixels where it moved."""
+def _alternate(block, basis, todo, n_todo, work, memory, left):
+    """Penalised or bounded coefficients, theta exact at the present s2: the next s2; `left`: where it moved.
+
+    At such a theta the slope in s2 at fixed residuals is that of the profile, so this is root finding in ln s2:
+    secant steps within the bracket seen so far, downhill at fixed residuals where there is no good secant.
+    memory (n_block, 4): ln s2 and slope of the step before, and the bracket; NaN, NaN, -inf, inf at the start.
+    """
     _residuals(block, basis, todo, n_todo, work)
     n_left = 0
     for a in range(n_todo):
         p = todo[a]
         old = block.s2[p]
-        new = scatter.descend(block.ivar[p], work.two[a], block.trace[p], block.n_fitted[p], old)
-        block.s2[p] = new
-        if abs(new - old) > 1e-8 * max(new, old):
+        downhill = scatter.descend(block.ivar[p], work.two[a], block.trace[p], block.n_fitted[p], old)
+        if old == 0.0 or downhill == 0.0:
+            block.s2[p] = downhill
+            memory[p] = np.array([np.nan, np.nan, -np.inf, np.inf])
+            if downhill != old:
+                left[n_left] = p
+                n_left += 1
+            continue
+        f, _ = scatter.restricted(block.ivar[p], work.two[a], old, block.trace[p])
+        now, slope = np.log(old), old * f
+        before, slope_before, low, high = memory[p]
+        if slope < 0.0:
+            low = max(low, now)
+        else:
+            high = min(high, now)
+        new = np.log(downhill)
+        if not np.isnan(before) and (slope - slope_before) * (now - before) > 0.0:
+            new = now - slope * (now - before) / (slope - slope_before)
+            new = min(max(new, now - 2.0), now + 2.0)
+        if not low <= new <= high:
+            new = 0.5 * (low + high) if np.isfinite(low) and np.isfinite(high) else np.log(downhill)
+        memory[p] = np.array([now, slope, low, high])
+        block.s2[p] = np.exp(new)
+        if abs(new - now) > 1e-8:
             left[n_left] = p
             n_left += 1
     return n_left
@@ -347,16 +378,20 @@ def _converge(rule, block, basis, rules, first, todo, n_todo, work, theta_tolera
     before = np.zeros(n_block)
     undone = np.zeros(n_block, np.bool_)
     penalised = rules.penalty.shape[0] > 0
+    memory = np.full((n_block, 4), np.nan)
+    memory[:, 2] = -np.inf
+    memory[:, 3] = np.inf
     for _ in range(MAX_REFRESH):
         if not ready:
             _normal_equations(block, basis, now, n_now, work)
             _solve_exact(block, basis, rules, first, now, n_now, work)
             if rule == REML:
+                _squares(block, basis, now, n_now, work)
                 _trace_ratios(block, basis, now, n_now, work)
         for a in range(n_now):
             before[now[a]] = block.s2[now[a]]
         if penalised:
-            n_left = _alternate(block, basis, now, n_now, work, left)
+            n_left = _alternate(block, basis, now, n_now, work, memory, left)
         else:
             n_left = _polish(block, basis, now, n_now, work, theta_tolerance, s2_tolerance, left)
         undone[:] = False
@@ -404,6 +439,7 @@ def _fit_block(rule, block, basis, rules, first, todo, n_todo, work):
     if rule == NONE or rule == FIXED:
         return
     if rule == REML:
+        _squares(block, basis, todo, n_todo, work)
         _trace_ratios(block, basis, todo, n_todo, work)
     _residuals(block, basis, todo, n_todo, work)
     if rule == MEDIAN:
@@ -552,8 +588,11 @@ def _held_out(ivar, residual, s2, first, stop):
 
 
 @njit(cache=True)
-def _fold_shares(block, basis, fold_start, work, fold_sums, fold_right):
-    """Each fold's share of the normal equations at the present s2: (n_fold, n, n_sum) and (n_fold, n, n_term)."""
+def _fold_shares(block, basis, fold_start, work, fold_sums, fold_right, fold_squares):
+    """Each share of the normal equations at the present s2: (n_share, n, n_sum) and (n_share, n, n_term).
+
+    fold_squares gets the shares of V'W^2 V; (0, n, n_sum) if they are not needed.
+    """
     for p in range(block.s2.shape[0]):
         _fill_weights(block.ivar[p], block.s2[p], 1, work.one[p])
         _multiply(work.one[p], block.flux[p], work.two[p])
@@ -561,6 +600,9 @@ def _fold_shares(block, basis, fold_start, work, fold_sums, fold_right):
         lo, hi = fold_start[k], fold_start[k + 1]
         fold_sums[k] = np.dot(np.ascontiguousarray(work.one[:, lo:hi]), basis.products[lo:hi])
         fold_right[k] = np.dot(np.ascontiguousarray(work.two[:, lo:hi]), basis.design[lo:hi])
+        if fold_squares.shape[0] > 0:
+            part = np.ascontiguousarray(work.one[:, lo:hi])
+            fold_squares[k] = np.dot(part * part, basis.products[lo:hi])
 
 
 @njit(cache=True)
@@ -576,18 +618,19 @@ def _folds_of_block(rule, flux, ivar, ivar_scale, order, fold_start, basis, rule
     """fit_folds for the pixels [first, stop)."""
     n_star, n_term = basis.design.shape
     n_sum = basis.products.shape[1]
-    n_fold = fold_start.shape[0] - 1
+    n_share = fold_start.shape[0] - 1
     n = stop - first
     plain = rules.penalty.shape[0] == 0
     block = _new_block(n, n_star, n_term)
     work = _new_work(n, n_star, n_term, n_sum)
     todo = np.empty(n, np.int64)
     start = np.zeros(n)
-    fold_sums = np.zeros((n_fold if plain else 0, n, n_sum))
-    fold_right = np.zeros((n_fold if plain else 0, n, n_term))
+    fold_sums = np.zeros((n_share if plain else 0, n, n_sum))
+    fold_right = np.zeros((n_share if plain else 0, n, n_term))
     all_sums = np.zeros((n, n_sum))
     all_right = np.zeros((n, n_term))
-    full_trace = np.zeros(n)
+    fold_squares = np.zeros((n_share if plain and rule == REML else 0, n, n_sum))
+    all_squares = np.zeros((n, n_sum))
     _load(flux, ivar, order, ivar_scale, first, stop, block.flux, block.ivar, block.n_good)
     full_ivar = block.ivar.copy()
     for p in range(n):
@@ -595,20 +638,13 @@ def _folds_of_block(rule, flux, ivar, ivar_scale, order, fold_start, basis, rule
             start[p] = full_s2[first + p]
     block.s2[:] = start
     if plain:
-        _fold_shares(block, basis, fold_start, work, fold_sums, fold_right)
-        for k in range(n_fold):
+        _fold_shares(block, basis, fold_start, work, fold_sums, fold_right, fold_squares)
+        for k in range(n_share):
             all_sums += fold_sums[k]
             all_right += fold_right[k]
-        if rule == REML:
-            # The trace ratio is that of the full set: leaving a fold out changes it by a part in n_star.
-            n_todo = _choose_usable(rule, block, rules, first, full_s2, todo)
-            for a in range(n_todo):
-                work.sums[a] = all_sums[todo[a]]
-                work.right[a] = all_right[todo[a]]
-            _solve_exact(block, basis, rules, first, todo, n_todo, work)
-            _trace_ratios(block, basis, todo, n_todo, work)
-            full_trace[:] = block.trace
-    for k in range(n_fold):
+            if rule == REML:
+                all_squares += fold_squares[k]
+    for k in range(fold_theta.shape[0]):
         lo, hi = fold_start[k], fold_start[k + 1]
         block.ivar[:] = full_ivar
         block.ivar[:, lo:hi] = 0.0
@@ -618,7 +654,7 @@ def _folds_of_block(rule, flux, ivar, ivar_scale, order, fold_start, basis, rule
                 block.n_good[p] += block.ivar[p, m] > 0.0
         block.theta[:] = 0.0
         block.s2[:] = start
-        block.trace[:] = full_trace
+        block.trace[:] = 0.0
         n_todo = _choose_usable(rule, block, rules, first, full_s2, todo)
         if n_todo > 0:
             if plain:
@@ -629,7 +665,12 @@ def _folds_of_block(rule, flux, ivar, ivar_scale, order, fold_start, basis, rule
             else:
                 _normal_equations(block, basis, todo, n_todo, work)
             _solve_exact(block, basis, rules, first, todo, n_todo, work)
-            if rule == REML and not plain:
+            if rule == REML:
+                if plain:
+                    for a in range(n_todo):
+                        work.sums[a] = all_squares[todo[a]] - fold_squares[k, todo[a]]
+                else:
+                    _squares(block, basis, todo, n_todo, work)
                 _trace_ratios(block, basis, todo, n_todo, work)
             if rule == MEDIAN:
                 _residuals(block, basis, todo, n_todo, work)
@@ -657,7 +698,8 @@ def fit_folds(rule, flux, ivar, ivar_scale, order, fold_start, design, products,
     """Fit every pixel without each fold in turn, starting from the full fit's s2. Parallel over blocks.
 
     order       (n_star,)  int64, star rows sorted by fold
-    fold_start  (n_fold + 1,) int64: fold k is order[fold_start[k]:fold_start[k + 1]]
+    fold_start  (n_share + 1,) int64: share k is order[fold_start[k]:fold_start[k + 1]]. The first n_fold shares
+                are left out in turn; the rest, if any, is always in
     design, products       as in fit_pixels but with rows in `order`
     full_s2     (n_pix,)   float64, of the full fit (infinite where unusable); the fixed values if rule is FIXED
     fold_theta  (n_fold, n_pix, n_term), fold_s2 (n_fold, n_pix) float64, fold_status (n_fold, n_pix) int32: output
