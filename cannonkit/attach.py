@@ -96,7 +96,7 @@ class Attachment:
                 if position.moves:
                     part["pm_ra"], part["pm_dec"] = position.proper_motion(raw)
             else:
-                part["key"] = key.fill(raw, first)
+                part["key"] = key.fill(raw, first + np.arange(len(raw)))
             if rank:
                 part["rank"] = rank.numbers(raw, attach.sentinel_below)
             keep = np.flatnonzero(keep)
@@ -152,4 +152,4 @@ def our_keys(attach, ours, survey):
     rows = np.empty(len(next(iter(ours.values()))), [(n, a.dtype) for n, a in ours.items()])
     for name, array in ours.items():
         rows[name] = array
-    return Columns(columns, survey).template(attach.on, "on").fill(rows)
+    return Columns(columns, survey).template(attach.on, "on").fill(rows, None)

@@ -3,7 +3,7 @@ existing training table passed through. No catalogue is ever in memory as a whol
 pairs its rows is read, then the rows that are kept.
 
 Each of the three has surveys (names), n_row, table (schema.Table of its rows), rejects, header, sources,
-counts (text lines for the log), `chunks()` -> native structured rows, and `column(names)` -> {name: array}.
+counts (text lines for the log), `chunks()` -> structured rows as on disk, `column(names)` -> {name: array}.
 """
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ class _Rows:
 
     def column(self, names):
         """Whole columns of the rows: {name: array}, by a pass over the tables."""
-        parts = [{n: rows[n].copy() for n in names} for rows in self.chunks()]
+        parts = [{n: schema.native(rows[n]).copy() for n in names} for rows in self.chunks()]
         if not parts:
             dtype = self.table.dtype.newbyteorder("=")
             return {n: np.zeros(0, dtype[n]) for n in names}
@@ -49,9 +49,8 @@ class SurveyRows(_Rows):
         self.split_by = f"{survey.survey}_star_id"
 
     def chunks(self):
-        dtype = self.table.dtype.newbyteorder("=")
         for mapped, reject in surveys.mapped_chunks(self.source, self.mapping, self.rows):
-            out = np.zeros(len(mapped), dtype)
+            out = np.zeros(len(mapped), self.table.dtype)
             _fill(out, self.surveys[0], mapped)
             out["reject"], out["selected"] = reject, reject == 0
             yield out
@@ -85,19 +84,18 @@ class PairRows(_Rows):
         self.table = schema.Table("TRAINING", columns)
         self.epochs = {s.survey.survey: s.epoch for s in sides}
         self.split_by = f"{self.surveys[0]}_star_id"
-        self._right_rows = None
+        self._used = self._right_raw = None
 
     def _pair_up(self):
         left, right, join = self.left, self.right, self.join
         separation = None
         if join.by == "sky":
             first, second = _same_epoch(left, right)
-            found = crossmatch.join_sky(first, second, join.radius, join.find, left.keys["snr"],
-                                        right.keys["snr"])
-            pair_left, pair_right, separation, counts = found
+            pair_left, pair_right, separation, counts = crossmatch.join_sky(
+                first, second, join.radius, join.find, left.keys.get("snr"), right.keys.get("snr"))
         else:
             pair_left, pair_right, counts = crossmatch.join_keys(
-                left.keys["key"], right.keys["key"], join.find, left.keys["snr"], right.keys["snr"])
+                left.keys["key"], right.keys["key"], join.find, left.keys.get("snr"), right.keys.get("snr"))
         n_pair = len(pair_left)
         self.largest = float(separation.max()) if separation is not None and n_pair else None
         if join.keep == "left":
@@ -110,45 +108,47 @@ class PairRows(_Rows):
         said = ", ".join(f"{n} {what}" for what, n in counts.items() if n and what != "pairs")
         how = f"within {join.radius:g} arcsec" if join.by == "sky" else "by identifier"
         largest = "" if self.largest is None else f", largest separation {self.largest:.3f} arcsec"
-        self.counts.append(f"{n_pair} common stars of {self.surveys[0]} and {self.surveys[1]} {how}{largest}"
+        what = "common stars" if join.find == "best" else "pairs"
+        self.counts.append(f"{n_pair} {what} of {self.surveys[0]} and {self.surveys[1]} {how}{largest}"
                            f"{'; ' + said if said else ''}")
         # what pairs the rows is not needed any more
         left.keys = right.keys = None
 
-    def _mapped_right(self):
-        """Mapped rows and reject words of the right rows that have a partner, each once, and which."""
-        if self._right_rows is None:
-            used = np.unique(self.pair_right[self.pair_right >= 0])
-            mapping = self.right.mapping
-            rows, reject, at = np.empty(len(used), mapping.dtype), np.empty(len(used), np.int64), 0
-            for mapped, words in surveys.mapped_chunks(self.right.source, mapping, self.right.rows[used]):
-                rows[at:at + len(mapped)], reject[at:at + len(mapped)] = mapped, words
-                at += len(mapped)
-            self._right_rows = rows, reject, used
-        return self._right_rows
+    def _take_right(self):
+        """Raw rows (columns that are needed) of the right rows that have a partner, each once."""
+        right = self.right
+        self._used = np.unique(self.pair_right[self.pair_right >= 0])
+        parts = [raw for _, raw in surveys.raw_chunks(right.source, right.mapping.needed,
+                                                      right.rows[self._used])]
+        self._right_raw = np.concatenate(parts) if parts else None
+
+    def _partners(self, other):
+        """Mapped rows and reject words of right rows `other`; missing values where other is -1."""
+        mapping = self.right.mapping
+        has = np.flatnonzero(other >= 0)
+        rows = schema.Table("ROWS", mapping.table).empty(len(other) if len(has) < len(other) else 0)
+        words = np.full(len(other), self.no_partner, np.int64)
+        if len(has):
+            raw = self._right_raw[np.searchsorted(self._used, other[has])]
+            mapped, words[has] = mapping.rows(raw, self.right.rows[other[has]])
+            if len(has) == len(other):
+                return mapped, words
+            rows[has] = mapped
+        return rows, words
 
     def chunks(self):
-        dtype = self.table.dtype.newbyteorder("=")
-        right_rows, right_reject, used = self._mapped_right()
-        lefts = np.unique(self.pair_left)
-        missing = schema.Table("ROWS", self.right.mapping.table).empty(1).astype(self.right.mapping.dtype)
-        at = 0
-        left = self.left
+        if self._used is None:
+            self._take_right()
+        left, lefts, at = self.left, np.unique(self.pair_left), 0
         for mapped, reject in surveys.mapped_chunks(left.source, left.mapping, left.rows[lefts]):
             begin, end = np.searchsorted(self.pair_left, [lefts[at], lefts[at + len(mapped) - 1] + 1])
             own = np.searchsorted(lefts, self.pair_left[begin:end]) - at
             at += len(mapped)
-            other = self.pair_right[begin:end]
-            has = other >= 0
-            out = np.zeros(end - begin, dtype)
+            partners, words = self._partners(self.pair_right[begin:end])
+            out = np.zeros(end - begin, self.table.dtype)
             _fill(out, self.surveys[0], mapped[own])
-            place = np.searchsorted(used, other[has])
-            partner = np.repeat(missing, end - begin)
-            partner[has] = right_rows[place]
-            _fill(out, self.surveys[1], partner)
-            words = reject[own].copy()
-            words[has] |= right_reject[place]
-            words[~has] |= self.no_partner
+            _fill(out, self.surveys[1], partners)
+            words |= reject[own]
             if self.separation is not None:
                 out["separation"] = self.separation[begin:end]
             out["reject"], out["selected"] = words, words == 0
@@ -182,9 +182,8 @@ class TableRows(_Rows):
             yield from self._from_pipe
             return
         for _, rows in self.source.chunks(surveys.CHUNK):
-            rows = rows.astype(rows.dtype.newbyteorder("="))
             if self._from_pipe is not None:
-                self._from_pipe.append(rows)
+                self._from_pipe.append(rows.copy())
             yield rows
 
 
@@ -225,18 +224,18 @@ class _Keys:
         self.needed = [x for n in self.template.needed
                        for x in (names[n].needed if n in names else [others[n].name])]
 
-    def __call__(self, raw, first_row):
+    def __call__(self, raw, numbers):
         parts = {}
         for name, reader in self.readers.items():
             if name in ("id", "star_id"):
-                parts[name] = reader.fill(raw, first_row)
+                parts[name] = reader.fill(raw, numbers)
             else:
                 ids = reader.integers(raw)
                 parts[name] = np.where(ids > 0, ids, schema.NULL_ID)
         rows = np.empty(len(raw), [(n, a.dtype) for n, a in parts.items()])
         for name, array in parts.items():
             rows[name] = array
-        return {"key": self.template.fill(rows, first_row), "snr": self.mapping.snr(raw)}
+        return {"key": self.template.fill(rows, numbers), **_snr(self.mapping, raw)}
 
 
 class _Positions:
@@ -245,12 +244,17 @@ class _Positions:
     def __init__(self, reader, mapping):
         self.reader, self.mapping, self.needed = reader, mapping, reader.needed
 
-    def __call__(self, raw, first_row):
+    def __call__(self, raw, numbers):
         ra, dec = self.reader.read(raw)
-        out = {"ra": ra, "dec": dec, "snr": self.mapping.snr(raw)}
+        out = {"ra": ra, "dec": dec, **_snr(self.mapping, raw)}
         if self.reader.moves:
             out["pm_ra"], out["pm_dec"] = self.reader.proper_motion(raw)
         return out
+
+
+def _snr(mapping, raw):
+    """The S/N, where the survey has one, for ties."""
+    return {"snr": mapping.snr(raw)} if mapping.others.get("snr") is not None else {}
 
 
 def _same_epoch(left, right):

@@ -20,7 +20,7 @@ from cannonkit.schema import Column
 from cannonkit.stages import selection as select
 from cannonkit.stages.catalogue import Mapping
 
-CHUNK = 65536
+CHUNK = 16384             # rows of a catalogue in memory at a time
 
 
 class CsvTable:
@@ -117,7 +117,7 @@ def table_place(table):
 def chosen_rows(table, mapping, chunk=CHUNK, also=None):
     """The rows of the mapping's selection: sorted row numbers (int64), and counts for the log.
 
-    also   function(raw rows, first row) -> dict of arrays, called on every chunk with the columns
+    also   function(raw rows, their numbers) -> dict of arrays, called on every chunk with the columns
            mapping.needed_for_selection and `also.needed`; its arrays come back for the chosen rows.
     Returns (rows, {name: array}, counts).
     """
@@ -126,17 +126,20 @@ def chosen_rows(table, mapping, chunk=CHUNK, also=None):
     numbers, star_ids, snrs, extras = [], [], [], []
     for first, raw in table.chunks(chunk, needed):
         keep = np.flatnonzero(mapping.kept(raw))
-        numbers.append(first + keep)
+        if len(keep) < len(raw):
+            raw = raw[keep]
+        keep += first
+        numbers.append(keep)
         if chosen.one_per_star or chosen.group:
-            star_ids.append(mapping.star_id.fill(raw, first)[keep])
-            snrs.append(mapping.snr(raw)[keep])
+            star_ids.append(mapping.star_id.fill(raw, keep))
+            snrs.append(mapping.snr(raw))
         if also:
-            extras.append({name: array[keep] for name, array in also(raw, first).items()})
+            extras.append(also(raw, keep))
     rows = np.concatenate(numbers) if numbers else np.zeros(0, np.int64)
     counts = {"rows": table.n_row, "kept by the recipe": len(rows)}
     keep = slice(None)
     if numbers and (chosen.one_per_star or chosen.group):
-        ids, snr = _joined(star_ids), np.concatenate(snrs)
+        ids, snr = np.concatenate(star_ids), np.concatenate(snrs)
         keep = np.arange(len(rows))
         if chosen.one_per_star:
             keep = select.one_per_star(ids, snr)
@@ -147,28 +150,22 @@ def chosen_rows(table, mapping, chunk=CHUNK, also=None):
             counts["stars"] = n_star
             if n_large:
                 counts[f"stars with more than {chosen.group[1]} rows, left out"] = n_large
-    names = extras[0] if extras else ()
-    return rows[keep], {n: _joined([e[n] for e in extras])[keep] for n in names}, counts
+    names = list(extras[0]) if extras else ()
+    return rows[keep], {n: np.concatenate([e.pop(n) for e in extras])[keep] for n in names}, counts
 
 
-def _joined(arrays):
-    """Concatenation, with texts at the largest width."""
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+def raw_chunks(table, columns, rows, chunk=CHUNK):
+    """Yield (row numbers, raw rows) of the sorted row numbers `rows`, chunk by chunk of the table."""
+    for first, raw in table.chunks(chunk, columns):
+        begin, end = np.searchsorted(rows, [first, first + len(raw)])
+        if begin < end:
+            yield rows[begin:end], raw[rows[begin:end] - first]
 
 
 def mapped_chunks(table, mapping, rows, chunk=CHUNK):
     """Yield (mapped rows, reject words) of the sorted row numbers `rows`, chunk by chunk of the table."""
-    for first, raw in table.chunks(chunk, mapping.needed):
-        begin, end = np.searchsorted(rows, [first, first + len(raw)])
-        if begin == end:
-            continue
-        inside = rows[begin:end] - first
-        whole = len(inside) == len(raw)
-        if whole or not mapping.counts_rows:
-            yield mapping.rows(raw if whole else raw[inside], first)
-        else:                              # the template {#} needs the rows where they stand
-            out, reject = mapping.rows(raw, first)
-            yield out[inside], reject[inside]
+    for numbers, raw in raw_chunks(table, mapping.needed, rows, chunk):
+        yield mapping.rows(raw, numbers)
 
 
 def read(path, survey, selection=None, columns=None):

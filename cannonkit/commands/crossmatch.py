@@ -34,7 +34,7 @@ def build_parser():
 def run(args):
     import contextlib
 
-    from cannonkit import attach, schema, stream
+    from cannonkit import attach, stream
 
     settings = config.resolve(config.Crossmatch, args)
     attachments = [(path, attach.load(text)) for path, text in args.attach]
@@ -54,13 +54,13 @@ def run(args):
                            overwrite=args.overwrite, row_header=rows.rejects.cards()) as out:
             at = 0
             for chunk in rows.chunks():
-                full = schema.Table("ROWS", table.columns).empty(len(chunk))
-                for name in chunk.dtype.names:
-                    full[name] = chunk[name]
+                full = chunk
+                if columns:
+                    full = table.rows(len(chunk), chunk)
                 for name, array in values.items():
                     full[name] = array[at:at + len(chunk)]
                 if held_out is not None:
-                    full["reject"] |= held_bit * held_out[at:at + len(chunk)]
+                    full["reject"] = full["reject"] | held_bit * held_out[at:at + len(chunk)]
                     full["selected"] = full["reject"] == 0
                 out.write(full)
                 words.append(full["reject"].astype("i8"))

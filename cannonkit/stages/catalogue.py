@@ -105,11 +105,6 @@ class Mapping:
         self.dtype = schema.Table("ROWS", self.table).dtype.newbyteorder("=")
 
     @property
-    def counts_rows(self):
-        """True where a template has {#}: then `rows` must get whole chunks of the table."""
-        return any(t.counts_rows for t in (self.id, self.star_id, self.spectrum) if t is not None)
-
-    @property
     def needed(self):
         """Names of the catalogue's columns that `rows` reads, in the catalogue's order."""
         names = set(self.id.needed) | set(self.star_id.needed)
@@ -140,7 +135,7 @@ class Mapping:
         """True where the selection's `where` keeps the row."""
         keep = np.ones(len(rows), bool)
         for test in self.where:
-            keep &= test.passes(rows, self._map(rows, 0) if test.cut.mapped else None)
+            keep &= test.passes(rows, self._map(rows, np.arange(len(rows))) if test.cut.mapped else None)
         return keep
 
     def snr(self, rows):
@@ -148,12 +143,12 @@ class Mapping:
         snr = self.others.get("snr")
         return np.full(len(rows), np.nan) if snr is None else snr.numbers(rows, self.sentinel)
 
-    def rows(self, raw, first_row=0):
-        """(mapped rows, reject words) of a chunk of raw rows that starts at the table's row `first_row`.
+    def rows(self, raw, numbers):
+        """(mapped rows, reject words) of raw rows; numbers: which rows of their table they are, int64.
 
         mapped: structured, native, `self.dtype`. reject: int64, one bit per cut that the row fails.
         """
-        out = self._map(raw, first_row)
+        out = self._map(raw, numbers)
         reject = np.zeros(len(raw), np.int64)
         for bit, test in self.cuts:
             reject[~test.passes(raw, out)] |= bit
@@ -161,25 +156,25 @@ class Mapping:
             reject[np.isnan(out[name])] |= bit
         return out, reject
 
-    def _text(self, name, template, width, raw, first_row):
-        texts = template.fill(raw, first_row)
+    def _text(self, name, template, width, raw, numbers):
+        texts = template.fill(raw, numbers)
         if texts.dtype.itemsize > width:
             long = np.flatnonzero(np.char.str_len(texts) > width)
             if long.size:
-                place = errors.where(self.columns.place, row=first_row + int(long[0]))
+                place = errors.where(self.columns.place, row=int(numbers[long[0]]))
                 raise errors.DataError(f"{place}: {name} {texts[long[0]].decode('latin-1')!r} is longer than "
                                        f"{width} characters")
         return texts
 
-    def _map(self, raw, first_row):
+    def _map(self, raw, numbers):
         out = np.zeros(len(raw), self.dtype)
         for name in self.dtype.names:
             if self.dtype[name].kind == "f":
                 out[name] = np.nan
-        out["id"] = self._text("id", self.id, schema.ID_WIDTH, raw, first_row)
-        out["star_id"] = self._text("star_id", self.star_id, schema.STAR_ID_WIDTH, raw, first_row)
+        out["id"] = self._text("id", self.id, schema.ID_WIDTH, raw, numbers)
+        out["star_id"] = self._text("star_id", self.star_id, schema.STAR_ID_WIDTH, raw, numbers)
         if self.spectrum is not None:
-            out["spectrum"] = self._text("spectrum", self.spectrum, 160, raw, first_row)
+            out["spectrum"] = self._text("spectrum", self.spectrum, 160, raw, numbers)
         if self.position is not None:
             out["ra"], out["dec"] = self.position.read(raw)
         for name, reference in self.others.items():

@@ -166,19 +166,14 @@ class Template:
         self.needed = [p.name for p in self.parts if isinstance(p, Reference)]
 
     @property
-    def counts_rows(self):
-        """True where the template has {#}."""
-        return None in self.parts
-
-    @property
     def width(self):
         """Upper bound of the text's length."""
         return max(1, sum(len(p) if isinstance(p, bytes) else
                           np.dtype(p.column.dtype).itemsize if p is not None and p.kind == "S" else 20
                           for p in self.parts))
 
-    def fill(self, rows, first_row=0):
-        """Bytes (n_row,); blank where any of its columns is blank."""
+    def fill(self, rows, numbers):
+        """Bytes (n_row,); blank where any of its columns is blank. numbers: of the rows, in their table."""
         if len(self.parts) == 1 and isinstance(self.parts[0], Reference):
             return self.parts[0].texts(rows)
         out, blank = np.full(len(rows), b"", "S1"), np.zeros(len(rows), bool)
@@ -186,7 +181,7 @@ class Template:
             if isinstance(part, bytes):
                 value = part
             elif part is None:
-                value = np.arange(first_row, first_row + len(rows)).astype("S20")
+                value = np.asarray(numbers).astype("S20")
             else:
                 value = part.texts(rows)
                 blank |= value == b""

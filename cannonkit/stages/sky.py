@@ -103,7 +103,7 @@ class PositionReader:
         """(ra, dec) float64, degrees; NaN where there is none. Values out of range are kept for the caller
         to count (dec beyond 90 degrees)."""
         if self.frame == "designation":
-            return designation_position(self.name.fill(rows))
+            return designation_position(self.name.fill(rows, None))
         lon, lat = (axis.numbers(rows, sentinel) for axis in self.axes)
         return galactic_to_icrs(lon, lat) if self.frame == "galactic" else (lon, lat)
 
