@@ -172,6 +172,9 @@ class File:
         if not stat.S_ISREG(info.st_mode):
             self.close()
             raise Trouble("BROKEN_FILE", f"{name}: is no regular file")
+        if self.size == 0:
+            self.close()
+            raise Trouble("BROKEN_FILE", f"{name}: the file is empty")
         if self.size <= WHOLE:
             self._whole = self._pread(0, self.size)
             if len(self._whole) < self.size:
@@ -292,7 +295,7 @@ def layout_of(file):
     first, second, third = file.hdu(0), file.hdu(1), file.hdu(2)
     if first is None or second is None:
         return ""
-    names = [h.text(b"EXTNAME") for h in (second, third) if h is not None]
+    names = [h.text(b"EXTNAME").casefold() for h in (second, third) if h is not None]
     if second.kind == "BINTABLE":
         columns = {second.text(b"TTYPE%d" % i) for i in range(1, 6)}
         return "galah_dr4_fit" if {"wave", "sob", "smod"} <= columns else ""
@@ -352,6 +355,8 @@ def _linear(file, hdu, number, fallback=None):
 def _galah_dr3(file, camera, star, want_bits):
     _expect(file, "galah_dr3")
     flux = file.hdu(4)
+    if file.hdu(3) is None:
+        raise file.broken(f"{file.count()} HDUs, expected 5: cut or damaged")
     if flux is None or not flux.axes:
         raise Trouble("NOT_NORMALISED", f"{file.name}: has no HDU 4 (normalised flux)")
     n = flux.axes[0]
