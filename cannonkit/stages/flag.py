@@ -17,6 +17,8 @@ from cannonkit.kernels import neighbours
 from cannonkit.stages import vectorizer
 from cannonkit.stages.lookup import Lookup
 
+METRICS = tuple(neighbours.METRICS)
+
 # Bits of a spectrum's status word that make flag_spectra 1 in a survey whose flag is 0 or 1 (GALAH).
 BAD_SPECTRUM = bitmasks.SPECTRUM_STATUS.mask(
     "MISSING_FILE", "BROKEN_FILE", "WRONG_LAYOUT", "MISSING_SEGMENT", "NOT_NORMALISED",

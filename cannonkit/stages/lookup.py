@@ -13,7 +13,7 @@ class Lookup:
     """
 
     def __init__(self, names, what="the table", unique=True):
-        self.names = np.strings.rstrip(np.asarray(names))
+        self.names = np.char.rstrip(np.asarray(names))
         self.order = np.argsort(self.names, kind="stable")
         self.sorted = self.names[self.order]
         twice = np.flatnonzero((self.sorted[1:] == self.sorted[:-1]) & (self.sorted[1:] != b""))
@@ -28,7 +28,7 @@ class Lookup:
 
         Names that come in the order of the column, as they do along the pipeline, are not searched for.
         """
-        names = np.strings.rstrip(np.asarray(names))
+        names = np.char.rstrip(np.asarray(names))
         n = len(names)
         if n and np.array_equal(self.names[self._next:self._next + n], names) and np.all(names != b""):
             rows = np.arange(self._next, self._next + n)

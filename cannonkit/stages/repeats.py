@@ -35,7 +35,7 @@ class Pairs(NamedTuple):
 
 def _groups(star_id, good):
     """(row order, start, size, star_id of each) of the stars with two or more good rows."""
-    names = np.strings.rstrip(np.asarray(star_id))
+    names = np.char.rstrip(np.asarray(star_id))
     rows = np.flatnonzero(np.asarray(good) & (names != b""))
     rows = rows[np.argsort(names[rows], kind="stable")]
     names = names[rows]
@@ -104,7 +104,7 @@ def kept_aside(star_id, fraction, seed=0):
     is the same in every table and every order. All spectra of a star are on one side."""
     import hashlib
 
-    names = np.strings.rstrip(np.asarray(star_id))
+    names = np.char.rstrip(np.asarray(star_id))
     if not fraction > 0:
         return np.zeros(len(names), bool)
     unique, inverse = np.unique(names, return_inverse=True)

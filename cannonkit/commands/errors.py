@@ -1,0 +1,549 @@
+"""Errors from repeat observations (paper section 3.7): calibrate the formal errors, apply the calibration
+to a catalogue, validate it on repeats that were kept aside.
+
+Repeats tell how well a label is repeated, not how right it is: what is wrong in every spectrum of a star
+alike cancels. `calibrate --against` compares with reference labels instead.
+
+Examples:
+  cc-errors calibrate acgs.repeats.fits -o acgs.errors.fits
+  cc-errors apply acgs.flagged.fits --errors acgs.errors.fits -o acgs.final.fits
+  cc-errors validate acgs.repeats.fits --errors acgs.errors.fits -o acgs.pulls.fits
+"""
+from cannonkit import cli, config
+
+CALIBRATE = """Find the factor of the formal errors (equation 6) and the precision against S/N, from repeats.
+
+The input is a labels product of cc-infer with several spectra per star, or any FITS table with --labels and
+the column options. A group of n spectra counts as n - 1 pairs. With --error-model full the errors become
+functions of S/N, Teff, log g and [Fe/H] too. --against takes reference labels: then f measures accuracy
+against them, and no repeats are needed.
+
+Examples:
+  cc-errors calibrate acgs.repeats.fits -o acgs.errors.fits
+  cc-errors calibrate acgs.repeats.fits --error-model full --holdout 0.3 -o acgs.errors.fits
+  cc-errors calibrate galah.fits --labels teff,logg,fe_h --label-column {}_cannon --covariance cov_cannon \
+--covariance-units scaled --against {} -o errors.fits
+"""
+
+APPLY = """Add final errors to labels: per label the larger of f times the formal error and the precision at the
+survey's S/N; with --error-model full the full model. The covariance is scaled with them.
+
+Examples:
+  cc-errors apply acgs.flagged.fits --errors acgs.errors.fits -o acgs.final.fits
+  cc-errors apply acgs.flagged.fits --errors acgs.errors.fits --precision unbiased -o acgs.final.fits
+  cc-errors apply - --errors acgs.errors.fits --error-model full -o - < acgs.flagged.fits | cc-check -
+"""
+
+VALIDATE = """Widths of pulls (difference over error) of repeats in bins of S/N, Teff, log g and [Fe/H]: with the
+formal errors, the factor alone, the paper's final errors and the full model side by side. 1 is right.
+
+If calibrate left stars aside (--holdout), only those are used.
+
+Examples:
+  cc-errors validate acgs.repeats.fits --errors acgs.errors.fits -o acgs.pulls.fits
+  cc-errors validate other.repeats.fits --errors acgs.errors.fits --bins 5 -o acgs.pulls.fits
+  cc-errors validate galah.fits --errors errors.fits --rows fold=3 --labels teff,logg,fe_h \
+--label-column {}_cannon --covariance cov_cannon --covariance-units scaled --against {} -o pulls.fits
+"""
+
+REPEATS = "labels of repeats, or any FITS table; - for standard input"
+
+
+def build_parser():
+    parser = cli.new_parser("cc-errors", __doc__)
+    group = cli.add_subcommands(parser)
+    calibrate = cli.add_subcommand(group, "calibrate", CALIBRATE)
+    calibrate.add_argument("input", metavar="REPEATS", help=REPEATS)
+    cli.add_output_options(calibrate)
+    cli.add_settings(calibrate, config.Errors)
+    apply = cli.add_subcommand(group, "apply", APPLY)
+    cli.add_stream_options(apply, "LABELS", chunk=16384)
+    cli.add_shard_options(apply)
+    validate = cli.add_subcommand(group, "validate", VALIDATE)
+    validate.add_argument("input", metavar="REPEATS", help=REPEATS)
+    cli.add_output_options(validate)
+    for inner in (apply, validate):
+        inner.add_argument("--errors", required=True, metavar="ERRORS", help="what calibrate made")
+        cli.add_settings(inner, config.Errors)
+    return parser
+
+
+def run(args):
+    return {"calibrate": _calibrate, "apply": _apply, "validate": _validate}[args.subcommand](args)
+
+
+# --- calibrate --------------------------------------------------------------------------------------
+
+def _calibrate(args):
+    import numpy as np
+
+    from cannonkit import schema, stream
+    from cannonkit.stages import calibration as calibrations
+    from cannonkit.stages import error_model, repeats
+    from cannonkit.stages import errors as stage
+
+    settings = config.resolve(config.Errors, args)
+    with stream.open_source(args.input) as source:
+        table = read_labels(source, settings)
+        aside = repeats.kept_aside(table.star, settings.holdout, settings.seed)
+        if cli.dry_run(args, rows=len(table.star), labels=",".join(table.names)):
+            return 0
+        _describe(table, settings)
+        differences, pairs = differences_of(table, settings, ~aside)
+        snr_best = _lower_against_best(table, ~aside)
+        calibration = calibrations.Calibration(table.names, table.units, [], {}, {}, {})
+        for k, name in enumerate(table.names):
+            factor = stage.factor(differences, k, settings.draws, settings.seed)
+            scale = table.scales[k]
+            if settings.against:
+                value, snr = differences.value[:, k] - factor.offset, table.snr[pairs[0]]
+                best = np.full(len(value), np.inf)
+            else:
+                best_row, other = snr_best
+                value = table.labels[other, k] - table.labels[best_row, k]
+                snr, best = table.snr[other], table.snr[best_row]
+            points, paper, unbiased = stage.precision(value, snr, best, settings.snr_bins, settings.smallest_bin)
+            model = None
+            if settings.error_model == "full":
+                axes, x = table.axes()
+                model = error_model.fit(differences, k, x[pairs[0]], x[pairs[1]], axes, factor.robust, unbiased)
+            calibration.add(name, factor, scale, paper, unbiased, points, len(value), model)
+        against = bool(settings.against)
+        header = {"MODEL": source.header.text("MODEL"), "SURVEY": source.header.text("SURVEY"),
+                  "SCALE": source.header.text("SCALE"),
+                  "AGAINST": (against, "compared with reference labels, not with repeats"),
+                  "PAIRS": (settings.pairs, "weight of pairs"), "FACTOR": (settings.factor, "the factor to use"),
+                  "DRAWS": (settings.draws, "bootstrap draws"), "HOLDOUT": (settings.holdout, "stars left aside"),
+                  "HOLDSEED": (settings.seed, "seed of the choice"), "ERRMODEL": (settings.error_model, "")}
+        header = {k: v for k, v in header.items() if v != ""}
+        rows = calibration.factor_rows()
+        small = [stream.Extension(t.name, data, t) for t, data in calibration.small_tables()]
+        with stream.create(args.output, "errors", schema.FACTORS, len(rows), small, header, [source],
+                           cli.record(args, settings), args.overwrite) as out:
+            out.write(rows)
+    for line in calibration.lines(against):
+        cli.log(line)
+    return 0
+
+
+def _describe(table, settings):
+    import numpy as np
+
+    good = int(table.good.sum())
+    if settings.against:
+        cli.log(f"{len(table.star)} rows, {good} with labels, errors and reference; no repeats are used: the "
+                "factor is that of label minus reference, so it measures accuracy against the reference")
+    else:
+        names = np.asarray(table.star)[table.good]
+        _, count = np.unique(names[names != b""], return_counts=True)
+        cli.log(f"{len(table.star)} rows, {good} with labels and errors; {int((count > 1).sum())} stars with "
+                f"repeats, {int(count[count > 1].sum())} spectra")
+
+
+class Table:
+    """What the stages need of an input: arrays of all rows. Labels and variances are in label units."""
+
+    def __init__(self, names, units, labels, variance, covariance, star, visit, snr, reference, reference_variance,
+                 good, scales):
+        self.names, self.units, self.labels, self.variance = names, units, labels, variance
+        self.covariance, self.star, self.visit, self.snr = covariance, star, visit, snr
+        self.reference, self.reference_variance = reference, reference_variance
+        self.good, self.scales = good, scales
+
+    def axes(self):
+        """Names of the quantities of the full model, and their values (n_row, n_axis)."""
+        import numpy as np
+
+        axes, columns = [], []
+        if np.isfinite(self.snr).any():
+            axes.append("snr")
+            columns.append(self.snr)
+        for name in ("teff", "logg", "fe_h"):
+            if name in self.names:
+                axes.append(name)
+                columns.append(self.labels[:, self.names.index(name)])
+        return tuple(axes), np.stack(columns, axis=1) if columns else np.zeros((len(self.star), 0))
+
+
+def label_names(source, settings):
+    """Labels of the settings, or those of a labels product: the columns x that have an e_x."""
+    from cannonkit import errors
+
+    if settings.labels:
+        return tuple(settings.labels)
+    names = tuple(n[2:] for n in source.columns if n.startswith("e_") and n[2:] in source.columns)
+    if not names:
+        raise errors.DataError(f"{source.place()}: no labels with errors (x and e_x) among its columns: "
+                               "name them with --labels and the column options")
+    return names
+
+
+def columns_of(settings, names):
+    """{what: list of column names} of labels, formal errors and reference; raises UsageError."""
+    from cannonkit import errors
+
+    def filled(template, option):
+        if "{}" not in template:
+            raise errors.UsageError(f"{option} {template!r}: {{}} must stand for the label")
+        return [template.replace("{}", n) for n in names]
+
+    found = {"label": filled(settings.label_column, "--label-column"), "error": [], "reference": [],
+             "reference_error": []}
+    if not settings.covariance:
+        if not settings.error_column:
+            raise errors.UsageError("give --covariance or --error-column")
+        found["error"] = filled(settings.error_column, "--error-column")
+    if settings.against:
+        if len(settings.against) == 1 and "{}" in settings.against[0]:
+            found["reference"] = filled(settings.against[0], "--against")
+        elif len(settings.against) == len(names):
+            found["reference"] = list(settings.against)
+        else:
+            raise errors.UsageError(f"--against names {len(settings.against)} columns for {len(names)} labels "
+                                    f"({', '.join(names)})")
+        if settings.against_error:
+            found["reference_error"] = filled(settings.against_error, "--against-error")
+    return found
+
+
+def read_labels(source, settings):
+    """The Table of an open source: a labels product or a foreign table; see the column options."""
+    import numpy as np
+
+    from cannonkit import bitmasks, errors, schema
+
+    names = label_names(source, settings)
+    columns = columns_of(settings, names)
+    needed = sum(columns.values(), [])
+    if settings.covariance:
+        needed.append(settings.covariance)
+    optional = [settings.star_column, settings.snr_column, "visit", "status"]
+    if not settings.against:
+        needed += [settings.star_column, settings.snr_column]
+    selector, wanted = _row_selector(settings.rows)
+    if selector:
+        needed.append(selector)
+    source.require(needed)
+    rows = source.read(list(dict.fromkeys(needed + [n for n in optional if n in source.columns])))
+    if selector:
+        rows = rows[np.isin(rows[selector], wanted)]
+    n = len(rows)
+    labels = _floats(rows, columns["label"], source)
+    reference = _floats(rows, columns["reference"], source) if columns["reference"] else None
+    scales = _scales(settings, names, labels if reference is None else reference, source)
+    covariance = None
+    if settings.covariance:
+        covariance = np.asarray(rows[settings.covariance], np.float64)
+        if covariance.shape != (n, len(names), len(names)):
+            raise errors.DataError(f"{source.place(settings.covariance)}: {covariance.shape[1:]} values a row, "
+                                   f"expected ({len(names)}, {len(names)}) for labels {', '.join(names)}")
+        if settings.covariance_units == "scaled":
+            covariance = covariance * scales[:, None] * scales
+        variance = np.diagonal(covariance, axis1=1, axis2=2).copy()
+    else:
+        variance = _floats(rows, columns["error"], source) ** 2
+    extra = _floats(rows, columns["reference_error"], source) ** 2 if columns["reference_error"] else \
+        np.zeros_like(labels)
+    have = rows.dtype.names
+    star = np.asarray(rows[settings.star_column]) if settings.star_column in have else np.zeros(n, "S1")
+    if star.dtype.kind != "S":
+        star = np.char.encode(star.astype(str), "ascii")       # whole numbers are names too
+    snr = np.asarray(rows[settings.snr_column], np.float64) if settings.snr_column in have else np.full(n, np.nan)
+    # A star takes part where some label has an error; each label drops its own bad rows.
+    usable = np.isfinite(labels) & np.isfinite(variance) & (variance > 0)
+    if reference is not None:
+        usable &= np.isfinite(reference) & np.isfinite(extra)
+    good = usable.any(axis=1)
+    if "status" in have and source.product == "labels":
+        good &= (rows["status"] & bitmasks.FIT_FAILED) == 0
+    visit = np.asarray(rows["visit"]) if "visit" in have else None
+    units = {c: source.columns[c].unit for c in columns["label"]}
+    units = [units[c] or schema.label(x).unit for x, c in zip(names, columns["label"], strict=True)]
+    return Table(names, units, labels, np.where(usable, variance, np.nan), covariance, star, visit, snr, reference,
+                 extra, good, scales)
+
+
+def _floats(rows, names, source):
+    import numpy as np
+
+    from cannonkit import errors
+
+    for name in names:
+        if rows.dtype[name].shape or rows.dtype[name].kind not in "fiu":
+            raise errors.DataError(f"{source.place(name)}: is no column of numbers")
+    return np.stack([np.asarray(rows[n], np.float64) for n in names], axis=1)
+
+
+def _scales(settings, names, labels, source):
+    """Label units of one scaled unit: --scales, else p97.5 - p2.5 of these labels."""
+    import numpy as np
+
+    from cannonkit import errors
+
+    unknown = set(settings.scales) - set(names)
+    if unknown:
+        raise errors.UsageError(f"--scales: no label {sorted(unknown)[0]!r}{errors.did_you_mean(min(unknown), names)}")
+    found = np.full(len(names), np.nan)
+    for k, name in enumerate(names):
+        finite = labels[np.isfinite(labels[:, k]), k]
+        if name in settings.scales:
+            found[k] = settings.scales[name]
+        elif len(finite):
+            found[k] = np.subtract(*np.percentile(finite, [97.5, 2.5]))
+        if settings.covariance_units == "scaled" and not found[k] > 0:
+            raise errors.DataError(f"{source.place(name)}: no spread to take the label's scale from "
+                                   f"(--set scales.{name}=...)")
+    return found
+
+
+def _row_selector(text):
+    """(column, values) of `COLUMN=1,2`; (None, None) where there is none."""
+    from cannonkit import errors
+
+    if not text:
+        return None, None
+    column, equals, values = text.partition("=")
+    try:
+        if equals:
+            return column.strip(), [int(v) for v in values.split(",")]
+    except ValueError:
+        pass
+    raise errors.UsageError(f"--rows {text!r}: expected COLUMN=1,2,...")
+
+
+def differences_of(table, settings, use):
+    """(stages.errors.Differences, (first rows, second rows)) of the good rows that `use` allows."""
+    import numpy as np
+
+    from cannonkit.stages import errors as stage
+    from cannonkit.stages import repeats
+
+    good = table.good & use
+    if settings.against:
+        rows = np.flatnonzero(good)
+        return stage.of_reference(table.labels, table.variance, table.reference, table.reference_variance,
+                                  good), (rows, rows)
+    pairs = repeats.pairs_of(table.star, good, table.visit, settings.pairs)
+    return stage.of_pairs(table.labels, table.variance, pairs), (pairs.first, pairs.second)
+
+
+def _lower_against_best(table, use):
+    from cannonkit.stages import repeats
+
+    best, other, _ = repeats.best_and_others(table.star, table.good & use, table.snr)
+    return best, other
+
+
+def read_calibration(source):
+    """The stages.calibration.Calibration of an open errors product."""
+    from cannonkit import errors, schema
+    from cannonkit.stages import calibration
+
+    if source.table.name != "FACTORS":
+        raise errors.DataError(f"{source.name}: has {source.table.name}, expected FACTORS (of cc-errors calibrate)")
+    source.require(schema.FACTORS.names)
+    small = {name: extension.data for name, extension in source.extensions.items()}
+    return calibration.from_tables(source.read(), small, source.name)
+
+
+# --- apply --------------------------------------------------------------------------------------------
+
+def _apply(args):
+    import numpy as np
+
+    from cannonkit import headers, resume, schema, stream
+    from cannonkit.stages import errors as stage
+
+    settings = config.resolve(config.Errors, args)
+    with stream.open_source(args.errors, "errors") as errors_source:
+        calibration = read_calibration(errors_source)
+        with stream.open_source(args.input, "labels") as source:
+            names = label_names(source, settings)
+            units = [source.columns[n].unit for n in names]
+            source.require([*names, settings.covariance, settings.snr_column])
+            _check_same(source, errors_source)
+            scaling = Scaling(calibration, names, settings, errors_source.name)
+            table = source.table.with_columns(schema.error_columns(names, dict(zip(names, units, strict=True))))
+            start, stop = cli.shard_rows(args.shard, source.n_row)
+            record = cli.record(args, settings)
+            sources = [source, errors_source]
+            if args.resume and resume.is_done(args.output, record, sources):
+                cli.log(f"{args.output} is there, whole and of this run: nothing to do")
+                return 0
+            if cli.dry_run(args, rows=stop - start, labels=",".join(names)):
+                return 0
+            cards = {"ERRMODEL": (settings.error_model, "of err_<label>"), "ERRFACT": (settings.factor, "factor used"),
+                     "ERRPREC": (settings.precision, "precision curve used"),
+                     "AGAINST": (errors_source.header.get("AGAINST", False), "f is against reference labels")}
+            by_precision, count = np.zeros(len(names), np.int64), 0
+            with stream.create(args.output, "labels", table, stop - start, list(source.extensions.values()),
+                               headers.kept(source.header), sources, record, args.overwrite,
+                               {**headers.kept(source.hdu.header, True), **cards}) as out, \
+                    cli.Progress(stop - start, "stars", args) as progress:
+                for _, rows in source.chunks(args.chunk, start=start, stop=stop):
+                    cov = np.asarray(rows[settings.covariance], np.float64)
+                    formal = np.sqrt(np.diagonal(cov, axis1=1, axis2=2))
+                    labels = schema.label_array(rows, names)
+                    snr = np.asarray(rows[settings.snr_column], np.float64)
+                    error, source_bits = scaling.error(formal, labels, snr)
+                    values = {f"err_{n}": error[:, k] for k, n in enumerate(names)}
+                    out.write(table.rows(len(rows), rows, cov_final=stage.scaled_covariance(cov, formal, error),
+                                         error_source=_bits(source_bits), **values))
+                    by_precision += source_bits.sum(axis=0)
+                    count += int(np.isfinite(error).any(axis=1).sum())
+                    progress.advance(len(rows))
+    cli.log(f"{stop - start} stars, {count} with errors; model {settings.error_model}")
+    if settings.error_model == "paper" and count:
+        cli.log("errors from the precision curve: " + ", ".join(
+            f"{n} {100 * k / count:.0f} %" for n, k in zip(names, by_precision, strict=True)))
+    return 0
+
+
+def _bits(flags):
+    import numpy as np
+
+    return (flags * (1 << np.arange(flags.shape[1]))).sum(axis=1)
+
+
+def _check_same(source, errors_source):
+    """An error model belongs to the labels of one Cannon model."""
+    from cannonkit import errors
+
+    for key in ("MODEL", "SURVEY", "SCALE"):
+        theirs, ours = source.header.text(key), errors_source.header.text(key)
+        if theirs and ours and theirs != ours:
+            raise errors.DataError(f"{source.name}: {key} {theirs!r}, but {errors_source.name} was calibrated on "
+                                   f"{ours!r}")
+
+
+class Scaling:
+    """Final errors under the settings: `error(formal, labels, snr)` -> (errors, from precision)."""
+
+    def __init__(self, calibration, names, settings, place):
+        import numpy as np
+
+        from cannonkit import errors
+
+        missing = [n for n in names if n not in calibration.names]
+        if missing:
+            raise errors.DataError(f"{place}[FACTORS]: no label {missing[0]!r}"
+                                   f"{errors.did_you_mean(missing[0], calibration.names)}")
+        self.names, self.settings = names, settings
+        self.factors = np.array([calibration.factor(n, settings.factor) for n in names])
+        unknown = [n for n, f in zip(names, self.factors, strict=True) if not np.isfinite(f)]
+        if unknown:
+            raise errors.DataError(f"{place}[FACTORS]: no {settings.factor} factor of {', '.join(unknown)} was "
+                                   "measured (too few repeats)")
+        self.curves = [calibration.curves[n, settings.precision] for n in names]
+        self.full = None
+        if settings.error_model == "full":
+            self.full = [calibration.full.get(n) for n in names]
+            if any(m is None for m in self.full):
+                raise errors.DataError(f"{place}: has no full error model: calibrate with --error-model full")
+
+    def error(self, formal, labels, snr):
+        import numpy as np
+
+        from cannonkit.stages import errors as stage
+
+        if self.full is None:
+            return stage.final_error(formal, snr, self.factors, self.curves)
+        error = np.full(formal.shape, np.nan)
+        for k, model in enumerate(self.full):
+            columns = [snr if axis == "snr" else labels[:, self.names.index(axis)] if axis in self.names
+                       else np.full(len(snr), np.nan) for axis in model.axes]
+            x = np.stack(columns, axis=1) if columns else np.zeros((len(snr), 0))
+            error[:, k] = model.error(formal[:, k], x)
+        return error, np.zeros(error.shape, bool)
+
+
+# --- validate ------------------------------------------------------------------------------------------
+
+def _validate(args):
+    import dataclasses
+
+    import numpy as np
+
+    from cannonkit import errors, schema, stream
+    from cannonkit.stages import errors as stage
+    from cannonkit.stages import repeats
+
+    settings = config.resolve(config.Errors, args)
+    with stream.open_source(args.errors, "errors") as errors_source:
+        calibration = read_calibration(errors_source)
+        with stream.open_source(args.input) as source:
+            _check_same(source, errors_source)
+            table = read_labels(source, settings)
+            holdout = float(errors_source.header.get("HOLDOUT", 0.0))
+            use = np.ones(len(table.star), bool)
+            if holdout > 0 and not settings.against:
+                use = repeats.kept_aside(table.star, holdout, int(errors_source.header.get("HOLDSEED", 1)))
+                cli.log(f"{int(use.sum())} of {len(use)} spectra are of stars that calibrate left aside")
+            if cli.dry_run(args, rows=len(table.star), labels=",".join(table.names)):
+                return 0
+            differences, (first, second) = differences_of(table, settings, use)
+            formal = np.sqrt(table.variance)
+            models = {"formal": (formal, False)}
+            plain = dataclasses.replace(settings, error_model="paper")
+            scaling = Scaling(calibration, table.names, plain, errors_source.name)
+            models["factor"] = formal * scaling.factors, False
+            models["paper"] = scaling.error(formal, table.labels, table.snr)
+            if calibration.full:
+                full = dataclasses.replace(settings, error_model="full")
+                models["full"] = Scaling(calibration, table.names, full, errors_source.name).error(
+                    formal, table.labels, table.snr)
+            rows = []
+            for k, name in enumerate(table.names):
+                value = differences.value[:, k] - (calibration.offset(name) if settings.against else 0.0)
+                pulls = []
+                for error, _ in models.values():
+                    variance = error[first, k] ** 2 + (0.0 if settings.against else error[second, k] ** 2)
+                    pulls.append(value / np.sqrt(variance + differences.extra[:, k]))
+                for axis, x in (("all", np.zeros(len(value))), *_bin_axes(table, first, second)):
+                    for b in stage.pull_bins(pulls, differences.weight, x, 1 if axis == "all" else settings.bins):
+                        rows.append((name, axis, b, dict(zip(models, b.widths, strict=True))))
+            if not rows:
+                raise errors.DataError(f"{source.name}: no repeats to validate with")
+            out_rows = schema.PULLS.empty(len(rows))
+            for at, (name, axis, b, widths) in enumerate(rows):
+                out_rows[at]["label"], out_rows[at]["axis"] = name.encode(), axis.encode()
+                for key in ("low", "high", "centre", "n_pair", "n_independent", "error"):
+                    out_rows[at][key] = getattr(b, key)
+                for model, width in widths.items():
+                    out_rows[at][model] = width
+            header = {k: source.header.text(k) for k in ("MODEL", "SURVEY", "SCALE") if source.header.text(k)}
+            with stream.create(args.output, "errors", schema.PULLS, len(rows), [], header, [source, errors_source],
+                               cli.record(args, settings), args.overwrite) as out:
+                out.write(out_rows)
+    for line in _pull_lines(out_rows):
+        cli.log(line)
+    return 0
+
+
+def _bin_axes(table, first, second):
+    """(name, value per pair) of the bins: the lower S/N of a pair, the mean of its labels."""
+    import numpy as np
+
+    axes, x = table.axes()
+    for j, axis in enumerate(axes):
+        pair = x[first, j], x[second, j]
+        yield axis, np.minimum(*pair) if axis == "snr" else 0.5 * (pair[0] + pair[1])
+
+
+def _pull_lines(rows):
+    """Summary for people: widths of all pairs, and how many bins are within 10 % or three errors of 1."""
+    import numpy as np
+
+    models = [m for m in ("formal", "factor", "paper", "full") if np.isfinite(rows[m]).any()]
+    for name in dict.fromkeys(rows["label"].tolist()):
+        own = rows["label"] == name
+        whole, bins = rows[own & (rows["axis"] == b"all")], rows[own & (rows["axis"] != b"all")]
+        near = {m: int((np.abs(bins[m] - 1) <= np.maximum(0.1, 3 * bins["error"])).sum()) for m in models}
+        yield (f"{name.decode()}: {int(whole['n_pair'][0])} pairs, pull widths "
+               + ", ".join(f"{m} {whole[m][0]:.2f}" for m in models)
+               + f"; bins within 10 % or 3 errors of 1, of {len(bins)}: "
+               + ", ".join(f"{m} {near[m]}" for m in models))
+
+
+def main(argv=None):
+    return cli.main(build_parser(), run, argv)
