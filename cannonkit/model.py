@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cannonkit import bitmasks
+from cannonkit import bitmasks, schema
 from cannonkit.errors import DataError, did_you_mean
 from cannonkit.kernels import vectorizer
 
@@ -111,3 +111,85 @@ class Model:
         flux = vectorizer.design_matrix(self.scaled(labels), self.powers) @ self.theta.T
         flux[:, ~self.usable] = np.nan
         return flux
+
+    def write(self, path, *, sources=(), record=None, overwrite=False):
+        """Write the model product: WAVELENGTH, THETA, S2, PIXELS, CENSOR, LABELS, TERMS, TRAINING."""
+        from cannonkit import stream
+
+        names, units = self.label_names, dict(zip(self.label_names, self.label_units, strict=True))
+        labels = schema.MODEL_LABELS.rows(
+            self.n_label, name=[n.encode() for n in names], unit=[u.encode() for u in self.label_units],
+            p2_5=self.low, p50=self.pivot, p97_5=self.high, bias=self.bias, scatter=self.scatter, rms=self.rms)
+        extensions = [
+            stream.Extension("WAVELENGTH", schema.WAVELENGTH.rows(
+                self.n_pix, wavelength=self.wavelength, segment=self.segment), schema.WAVELENGTH,
+                {"MEDIUM": (self.medium, "air or vacuum"), "SURVEY": self.survey}),
+            stream.Extension("THETA", np.asarray(self.theta, np.float64)),
+            stream.Extension("S2", np.asarray(self.s2, np.float64)),
+            stream.Extension("PIXELS", schema.MODEL_PIXELS.rows(
+                self.n_pix, status=self.pixel_status, n_good=self.n_good, ivar_scale=self.ivar_scale),
+                schema.MODEL_PIXELS, schema.bit_cards("STAT", bitmasks.PIXEL_STATUS)),
+            stream.Extension("CENSOR", np.asarray(self.censor, np.uint8)),
+            stream.Extension("LABELS", labels, schema.MODEL_LABELS),
+            stream.Extension("TERMS", np.asarray(self.powers, np.int32)),
+        ]
+        header = {"SURVEY": (self.survey, "survey of the spectra"),
+                  "SCALE": (self.scale_survey, "survey whose labels were trained on"),
+                  "MODEL": (self.name, "name of the model"),
+                  "SCATTER": (str(self.options.get("scatter", "")), "rule for the scatter s2"),
+                  "L1": (float(self.options.get("l1", 0.0)), "L1 penalty of the coefficients"),
+                  "NFOLD": (int(self.options.get("n_fold", 0)), "folds of the cross-validation")}
+        for i, (l1, value) in enumerate(self.options.get("l1_curve", ()), 1):
+            header[f"L1LAM{i}"] = (float(l1), "a penalty that was tried")
+            header[f"L1CV{i}"] = (float(value), "its cross-validated -2 ln L per pixel and star")
+        table = schema.model_training_table(names, units)
+        with stream.create(path, "model", table, len(self.training), extensions, header, sources, record,
+                           overwrite) as out:
+            out.write(self.training)
+
+
+def read(path):
+    """The Model in a file (or `-`, a pipe). Raises DataError where it is no model or its parts disagree."""
+    from cannonkit import stream
+
+    with stream.open_source(path, "model") as source:
+        return from_source(source)
+
+
+def from_source(source):
+    """The Model of an open source (stream.open_source); reads its rows to the end."""
+    parts = source.extensions
+    for name in ("WAVELENGTH", "THETA", "S2", "PIXELS", "CENSOR", "LABELS", "TERMS"):
+        if name not in parts:
+            raise DataError(f"{source.name}: a model without the extension {name}: damaged")
+    header, wavelength, pixels = source.header, parts["WAVELENGTH"], parts["PIXELS"].data
+    labels = parts["LABELS"].data
+    names = tuple(str(n) for n in schema.text(labels["name"]))
+    theta = np.ascontiguousarray(parts["THETA"].data, np.float64)
+    powers = np.ascontiguousarray(parts["TERMS"].data, np.int64)
+    n_pix, n_label = len(wavelength.data), len(names)
+    wanted = {"THETA": (n_pix, len(powers)), "S2": (n_pix,), "CENSOR": (n_pix, n_label),
+              "TERMS": (len(powers), n_label), "PIXELS": (n_pix,)}
+    for name, shape in wanted.items():
+        if parts[name].data.shape != shape:
+            raise DataError(f"{source.name}[{name}]: shape {parts[name].data.shape}, expected {shape} from the other "
+                            "extensions: damaged")
+    source.require(["id", "star_id", "used", "fold", *names])
+    curve = [(float(header[f"L1LAM{i}"]), float(header[f"L1CV{i}"])) for i in range(1, 100)
+             if f"L1LAM{i}" in header]
+    return Model(
+        wavelength=np.ascontiguousarray(wavelength.data["wavelength"], np.float64),
+        segment=np.ascontiguousarray(wavelength.data["segment"], np.int16),
+        medium=str(wavelength.header["MEDIUM"]), theta=theta,
+        s2=np.ascontiguousarray(parts["S2"].data, np.float64),
+        pixel_status=np.ascontiguousarray(pixels["status"], np.int32),
+        n_good=np.ascontiguousarray(pixels["n_good"], np.int32),
+        ivar_scale=np.ascontiguousarray(pixels["ivar_scale"], np.float64),
+        censor=np.ascontiguousarray(parts["CENSOR"].data, np.uint8), powers=powers, label_names=names,
+        label_units=tuple(str(u) for u in schema.text(labels["unit"])),
+        low=np.array(labels["p2_5"]), pivot=np.array(labels["p50"]), high=np.array(labels["p97_5"]),
+        bias=np.array(labels["bias"]), scatter=np.array(labels["scatter"]), rms=np.array(labels["rms"]),
+        training=source.read(), survey=str(header.get("SURVEY", "")), scale_survey=str(header.get("SCALE", "")),
+        name=str(header.get("MODEL", "")),
+        options={"scatter": str(header.get("SCATTER", "")), "l1": float(header.get("L1", 0.0)), "l1_curve": curve,
+                 "n_fold": int(header.get("NFOLD", 0))})
