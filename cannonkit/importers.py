@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from cannonkit import bitmasks, errors, fits
+from cannonkit import bitmasks, errors, fits, schema
 from cannonkit.model import Model
 
 COLLAPSED = 1e-6    # an rms below this is a fit that failed: real ones are above 1e-4
@@ -56,7 +56,7 @@ def polynomial(path, survey, grid, medium, training_labels, name=""):
     full_theta, full_s2 = np.zeros((n_pix, len(powers))), np.full(n_pix, np.inf)
     full_theta[nearest[good]], full_s2[nearest[good]] = theta[good], s2[good]
     status = np.where(np.isfinite(full_s2), 0, bitmasks.PIXEL_STATUS.ALL_MASKED).astype(np.int32)
-    training = np.zeros(len(training_labels), [("id", "S48"), ("star_id", "S32"), ("used", "i2"), ("fold", "i4"),
+    training = np.zeros(len(training_labels), [("id", f"S{schema.ID_WIDTH}"), ("star_id", f"S{schema.STAR_ID_WIDTH}"), ("used", "i2"), ("fold", "i4"),
                                                *((n, "f8") for n in label_names)])
     training["used"] = 1
     for i, label in enumerate(label_names):

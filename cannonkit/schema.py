@@ -10,7 +10,7 @@ import numpy as np
 
 from cannonkit import errors
 
-ID_WIDTH = 48       # a survey's name for one spectrum (sobject_id, APOGEE_ID, APSTAR_ID)
+ID_WIDTH = 64       # a survey's name for one spectrum (sobject_id, APOGEE_ID, APSTAR_ID)
 STAR_ID_WIDTH = 32  # what groups spectra of one star
 NULL_ID = -9223372036854775808  # TNULL of 64-bit integers: no survey flag or Gaia id has it
 

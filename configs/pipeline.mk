@@ -27,7 +27,9 @@ DISTANCES ?= $(RUN)/mock/distances_mock.fits
 APOGEE_RECIPE ?= $(HERE)apogee_dr16.yaml
 GALAH_RECIPE ?= $(HERE)galah_dr3.yaml
 PAIR_RECIPE ?= $(HERE)apogee_galah.yaml
-GAIA_RECIPE ?= $(HERE)gaia_edr3.yaml
+# APOGEE DR16 has no EDR3 identifiers: the closest source within 1 arcsec.
+APOGEE_GAIA_RECIPE ?= $(HERE)gaia_edr3_sky.yaml
+GALAH_GAIA_RECIPE ?= $(HERE)gaia_edr3.yaml
 DISTANCES_RECIPE ?= $(HERE)distances_geo.yaml
 CONFIG ?= $(HERE)cannon.yaml
 # Options for every command (such as --quiet), and for some.
@@ -45,7 +47,10 @@ summary: catalogues
 	cc-report summary $(RUN)
 
 # --- which stars ---------------------------------------------------------------------------------
-ATTACH := $(if $(GAIA),--attach $(GAIA) $(GAIA_RECIPE)) $(if $(DISTANCES),--attach $(DISTANCES) $(DISTANCES_RECIPE))
+ATTACH = $(if $(GAIA),--attach $(GAIA) $(GAIA_RECIPE)) $(if $(DISTANCES),--attach $(DISTANCES) $(DISTANCES_RECIPE))
+$(RUN)/apogee_catalogue.fits: GAIA_RECIPE = $(APOGEE_GAIA_RECIPE)
+$(RUN)/galah_catalogue.fits: GAIA_RECIPE = $(GALAH_GAIA_RECIPE)
+$(RUN)/apogee_catalogue.fits $(RUN)/galah_catalogue.fits: $(APOGEE_GAIA_RECIPE) $(GALAH_GAIA_RECIPE) $(DISTANCES_RECIPE)
 
 $(RUN)/training.fits: $(APOGEE) $(GALAH) $(PAIR_RECIPE) $(APOGEE_RECIPE) $(GALAH_RECIPE)
 	cc-crossmatch $(APOGEE) $(GALAH) --recipe $(PAIR_RECIPE) -o $@ $(CC)
