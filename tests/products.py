@@ -53,3 +53,56 @@ def sums(path):
     """{extension: DATASUM} of a product, END left out."""
     with stream.open_source(path, verify=True) as source:
         return source.datasums()
+
+
+def training_labels(rng, n, names=LABELS):
+    k = [LABELS.index(x) for x in names]
+    return CENTRE[k] + SIGMA[k] * rng.normal(size=(n, len(k)))
+
+
+def write_model(path, rng, n_train=300, names=LABELS, survey="apogee", scale="galah", name="ACGS", rms=None):
+    """A model product with random coefficients on ten pixels; training stars 2M00000000, 2M00000001, ...
+
+    Returns (path, labels of the training stars).
+    """
+    from cannonkit import model
+    from cannonkit.stages import vectorizer
+
+    k = [LABELS.index(x) for x in names]
+    labels = training_labels(rng, n_train, names)
+    low, pivot, high = vectorizer.scaling_of(labels)
+    powers = vectorizer.powers_of(len(names))
+    units = tuple(schema.LABELS[x].unit for x in names)
+    training = schema.model_training_table(names).empty(n_train)
+    training["id"] = training["star_id"] = star_names(n_train)
+    training["used"] = 1
+    for i, x in enumerate(names):
+        training[x] = labels[:, i]
+    rms = 4 * FORMAL[k] if rms is None else rms
+    model.Model(
+        wavelength=np.linspace(15000.0, 15010.0, 10), segment=np.zeros(10, np.int16), medium="vacuum",
+        theta=0.01 * rng.normal(size=(10, len(powers))), s2=np.full(10, 1e-4), pixel_status=np.zeros(10, np.int32),
+        n_good=np.full(10, n_train, np.int32), ivar_scale=np.ones(10), censor=np.ones((10, len(names)), np.uint8),
+        powers=powers, label_names=tuple(names), label_units=units, low=low, pivot=pivot, high=high,
+        bias=np.zeros(len(names)), scatter=rms, rms=rms, training=training, survey=survey, scale_survey=scale,
+        name=name).write(path, overwrite=True)
+    return path, labels
+
+
+def write_survey(path, survey, ids, star_ids, rng, snr=None, **values):
+    """A selection of one survey as cc-crossmatch writes it: a training product. Returns the path."""
+    n = len(ids)
+    table = schema.training_table([survey], LABELS)
+    labels = training_labels(rng, n)
+    given = {"id": ids, "star_id": star_ids, "ra": rng.uniform(0, 360, n), "dec": rng.uniform(-90, 90, n),
+             "snr": rng.uniform(20, 200, n) if snr is None else snr, "flag_spectra": 0, "flag_sp": 0, "flag_survey": 0,
+             "dr3_source_id": 2**60 + np.arange(n), "dr2_source_id": 2**61 + np.arange(n),
+             "parallax": rng.uniform(0.1, 5, n), "e_parallax": 0.02, "r_est": 1000.0, "r_lo": 900.0, "r_hi": 1100.0}
+    for i, x in enumerate(LABELS):
+        given[x], given[f"e_{x}"] = labels[:, i], FORMAL[i]
+    given.update(values)
+    rows = table.rows(n, selected=1, reject=given.pop("reject", 0),
+                      **{f"{survey}_{k}": v for k, v in given.items()})
+    with stream.create(path, "training", table, n, [], {"SURVEY": survey}, [], None, True) as out:
+        out.write(rows)
+    return path

@@ -368,7 +368,7 @@ def _apply(args):
             record = cli.record(args, settings)
             sources = [source, errors_source]
             if args.resume and resume.is_done(args.output, record, sources):
-                cli.log(f"{args.output} is there, whole and of this run: nothing to do")
+                cli.log(f"{args.output}: is there, whole, from the same inputs and settings: nothing to do")
                 return 0
             if cli.dry_run(args, rows=stop - start, labels=",".join(names)):
                 return 0

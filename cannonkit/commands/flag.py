@@ -16,6 +16,7 @@ from cannonkit import cli, config
 def build_parser():
     parser = cli.new_parser("cc-flag", __doc__)
     cli.add_stream_options(parser, "LABELS", chunk=16384)
+    cli.add_shard_options(parser)
     parser.add_argument("-m", "--model", required=True, metavar="MODEL",
                         help="the model that gave the labels: its training set and cross-validation")
     add_survey_options(parser)
@@ -49,76 +50,137 @@ def load_surveys(args):
 
 
 def run(args):
-    import numpy as np
+    import contextlib
 
-    from cannonkit import errors, headers, schema, stream
+    from cannonkit import headers, resume, schema, stream
     from cannonkit import model as model_file
     from cannonkit.stages import flag
 
     settings = config.resolve(config.Flag, args)
     surveys = load_surveys(args)
-    with stream.open_source(args.model, "model") as model_source:
+    with contextlib.ExitStack() as files:
+        model_source = files.enter_context(stream.open_source(args.model, "model"))
         model = model_file.from_source(model_source)
         training = flag.training_of(model, settings.labels, settings.nearest)
-        with stream.open_source(args.input, "labels") as source:
-            source.require(["id", "star_id", "chi2", "n_pix_used", *model.label_names])
-            _check_belong(source, model)
-            survey = _survey_of(source, surveys)
-            boolean = False
-            if survey is not None:
-                path, recipe = survey
-                boolean = "flag_spectra" in recipe.catalogue.flags and recipe.catalogue.flags["flag_spectra"].boolean
-                snr_min = recipe.catalogue.snr_min if settings.snr_min is None else settings.snr_min
-                rows_of = SurveyRows(path, recipe)
-            table = source.table.with_columns(schema.flag_columns(survey is not None))
-            if cli.dry_run(args, rows=source.n_row, model=args.model, training_stars=training.n_train):
-                return 0
-            cards = {"CKMETRIC": (settings.metric, "of cannon_distance"),
-                     "NEAREST": (settings.nearest, "training stars"),
-                     "DISTMAX": (settings.limit, "flag_cannon_dist = 1 above this"),
-                     "DISTLAB": (",".join(training.names), "labels of the distance"),
-                     "LEVMEAN": (training.rank / training.n_train, "mean leverage of the training stars")}
-            if survey is not None:
-                cards |= {"SNRMIN": (snr_min, "flag_snr = 1 where the survey's S/N is not above"),
-                          **word_cards(recipe, "FSPB", "FPIB")}
-            counts = Counts(recipe if survey is not None else None)
-            sources = [source, model_source]
-            with stream.create(args.output, "labels", table, source.n_row, list(source.extensions.values()),
-                               headers.kept(source.header), sources, cli.record(args, settings), args.overwrite,
-                               {**headers.kept(source.hdu.header, True), **cards}) as out, \
-                    cli.Progress(source.n_row, "stars", args) as progress:
-                for _, rows in source.chunks(args.chunk):
-                    labels = schema.label_array(rows, model.label_names)
-                    star_id = np.asarray(rows["star_id"])
-                    distance = {m: flag.training_distance(labels, star_id, training, m, settings.nearest)
-                                for m in flag.METRICS}
-                    values = {
-                        "cannon_distance": distance[settings.metric],
-                        "leverage": flag.leverage(labels, training),
-                        "outside_fraction": flag.outside_fraction(labels, training),
-                        "spectrum_distance": flag.spectrum_distance(rows["chi2"], rows["n_pix_used"], model.n_label),
-                        "flag_cannon_dist": flag.is_outside(distance[settings.metric], settings.limit),
-                        "flag_training": flag.not_in_training(star_id, training),
-                    }
-                    if survey is not None:
-                        found, of_survey = rows_of(rows["id"])
-                        status = rows["spectrum_status"] if "spectrum_status" in rows.dtype.names else None
-                        values |= flag.survey_flags(of_survey, found, snr_min, boolean, status)._asdict()
-                        counts.missing += int((~found).sum())
-                    written = table.rows(len(rows), rows, **values)
-                    counts.add(written, {m: flag.is_outside(d, settings.limit) for m, d in distance.items()})
-                    out.write(written)
-                    progress.advance(len(rows))
-                if survey is not None and counts.missing == counts.n_row > 0:
-                    raise errors.DataError(f"{path}: no id of {source.name} is in it (such as "
-                                           f"{schema.text(rows['id'][:1])[0]!r}): another survey or selection?")
-                for key, value, comment in counts.notes():
-                    out.note(key, value, comment)
-    for line in counts.lines(settings):
+        source = files.enter_context(stream.open_source(args.input, "labels"))
+        source.require(["id", "star_id", "chi2", "n_pix_used", *model.label_names])
+        _check_belong(source, model)
+        survey = _survey_of(source, surveys)
+        sources = [source, model_source]
+        record = cli.record(args, settings)
+        if survey is not None:
+            record["recipe"] = recipe_record(survey[1])
+            sources += survey_sources(files, survey)
+        start, stop = cli.shard_rows(args.shard, source.n_row)
+        if args.resume and resume.is_done(args.output, record, sources):
+            cli.log(f"{args.output}: is there, whole, from the same inputs and settings: nothing to do")
+            return
+        table = source.table.with_columns(schema.flag_columns(survey is not None))
+        if cli.dry_run(args, rows=stop - start, model=args.model, training_stars=training.n_train):
+            return
+        work = _Work(settings, model, training, survey)
+        with stream.create(args.output, "labels", table, stop - start, list(source.extensions.values()),
+                           headers.kept(source.header), sources, record, args.overwrite,
+                           {**headers.kept(source.hdu.header, True), **work.cards()}) as out, \
+                cli.Progress(stop - start, "stars", args) as progress:
+            for _, rows in source.chunks(args.chunk, start=start, stop=stop):
+                out.write(work.flagged(rows, table))
+                progress.advance(len(rows))
+            work.check_found(source.name)
+            for key, value, comment in work.counts.notes():
+                out.note(key, value, comment)
+    for line in work.counts.lines(settings):
         cli.log(line)
-    if counts.missing:
-        cli.warn(f"{counts.missing} of {counts.n_row} stars are not in {path}: their survey flags are null")
-    return 0
+    if work.counts.missing:
+        cli.warn(f"{work.counts.missing} of {work.counts.n_row} stars are not in {survey[0]}: their survey "
+                 "flags are null")
+
+
+class _Work:
+    """Model, settings and survey of a run; turns input rows into output rows and counts them."""
+
+    def __init__(self, settings, model, training, survey):
+        self.settings, self.model, self.training = settings, model, training
+        self.recipe, self.last_id = None, None
+        if survey is not None:
+            self.path, self.recipe = survey
+            self.survey_rows = SurveyRows(self.path, self.recipe)
+            self.snr_min = self.recipe.catalogue.snr_min if settings.snr_min is None else settings.snr_min
+        self.counts = Counts(self.recipe)
+
+    def cards(self):
+        """Header cards of the row table: how the flags were made, and their bits."""
+        settings, training = self.settings, self.training
+        cards = {"CKMETRIC": (settings.metric, "of cannon_distance"),
+                 "NEAREST": (settings.nearest, "training stars"),
+                 "DISTMAX": (settings.limit, "flag_cannon_dist = 1 above this"),
+                 "DISTLAB": (",".join(training.names), "labels of the distance"),
+                 "LEVMEAN": (training.rank / training.n_train, "mean leverage of the training stars")}
+        if self.recipe is not None:
+            cards |= {"SNRMIN": (self.snr_min, "flag_snr = 1 where the survey's S/N is not above"),
+                      **word_cards(self.recipe, "FSPB", "FPIB")}
+        return cards
+
+    def flagged(self, rows, table):
+        import numpy as np
+
+        from cannonkit import schema
+        from cannonkit.stages import flag
+
+        settings, training = self.settings, self.training
+        labels = schema.label_array(rows, self.model.label_names)
+        star_id = np.asarray(rows["star_id"])
+        distance = {metric: flag.training_distance(labels, star_id, training, metric, settings.nearest)
+                    for metric in flag.METRICS}
+        values = {
+            "cannon_distance": distance[settings.metric],
+            "leverage": flag.leverage(labels, training),
+            "outside_fraction": flag.outside_fraction(labels, training),
+            "spectrum_distance": flag.spectrum_distance(rows["chi2"], rows["n_pix_used"], self.model.n_label),
+            "flag_cannon_dist": flag.is_outside(distance[settings.metric], settings.limit),
+            "flag_training": flag.not_in_training(star_id, training),
+        }
+        if self.recipe is not None:
+            found, of_survey = self.survey_rows(rows["id"])
+            values |= flags_of_survey(self.recipe, of_survey, found, self.snr_min, rows)
+            self.counts.missing += int((~found).sum())
+            self.last_id = rows["id"][0] if len(rows) else self.last_id
+        written = table.rows(len(rows), rows, **values)
+        self.counts.add(written, {m: flag.is_outside(d, settings.limit) for m, d in distance.items()})
+        return written
+
+    def check_found(self, name):
+        """DataError if no star at all was found in the survey's catalogue."""
+        from cannonkit import errors, schema
+
+        if self.recipe is not None and self.counts.missing == self.counts.n_row > 0:
+            one = schema.text([self.last_id])[0]
+            raise errors.DataError(f"{self.path}: no id of {name} is in it (such as {one!r}): "
+                                   "another survey, or another selection?")
+
+
+def flags_of_survey(recipe, of_survey, found, snr_min, rows):
+    """{column: array} of the four flags of the survey's catalogue; cc-merge uses it too."""
+    from cannonkit.stages import flag
+
+    word = recipe.catalogue.flags.get("flag_spectra")
+    status = rows["spectrum_status"] if "spectrum_status" in rows.dtype.names else None
+    return flag.survey_flags(of_survey, found, snr_min, word is not None and word.boolean, status)._asdict()
+
+
+def recipe_record(recipe):
+    """What the provenance says of a survey's recipe: its catalogue part."""
+    from cannonkit import recipe as recipes
+
+    return recipes.as_dict(recipe.catalogue)
+
+
+def survey_sources(files, *surveys):
+    """The surveys' tables as sources of provenance (FITS files; a CSV file has no DATASUM)."""
+    from cannonkit import stream
+
+    return [files.enter_context(stream.open_source(path, hdu=recipe.catalogue.hdu))
+            for path, recipe in surveys if not str(path).lower().endswith(".csv")]
 
 
 def _check_belong(source, model):
@@ -231,8 +293,8 @@ class Counts:
         yield f"farther than {settings.limit:g} by metric: {far}; the flag uses {settings.metric}"
         if self.recipe is not None:
             names = ("flag_spectra", "flag_sp_aspcap", "flag_survey", "flag_snr")
-            yield "bad: " + ", ".join(f"{name} {self.flags[name]} ({100 * self.flags[name] / n:.1f} %)"
-                                      for name in names)
+            bad = {name: self.flags.get(name, 0) for name in names}
+            yield "bad: " + ", ".join(f"{name} {k} ({100 * k / n:.1f} %)" for name, k in bad.items())
             yield (f"clean (no flag and no bad bit): {self.clean} ({100 * self.clean / n:.1f} %); with every word "
                    f"zero, warnings counted: {self.zero} ({100 * self.zero / n:.1f} %)")
 

@@ -63,7 +63,8 @@ class Calibration:
             name, unit = r["label"].decode(), r["unit"].decode()
             what = f", offset {r['offset']:.3g} {unit}" if against else ""
             yield (f"{name}: f robust {r['f_robust']:.2f} +- {r['f_robust_err']:.2f}, standard "
-                   f"{r['f_standard']:.2f} +- {r['f_standard_err']:.2f}, 16-84 {r['f_1684']:.2f} (in scaled units {r['f_scaled']:.4g}); "
+                   f"{r['f_standard']:.2f} +- {r['f_standard_err']:.2f}, 16-84 {r['f_1684']:.2f} "
+                   f"(in scaled units {r['f_scaled']:.4g}); "
                    f"{r['n_pair']} {'stars' if against else 'pairs'} worth {r['n_independent']:.0f}, "
                    f"{r['n_outlier']} outlying{what}")
             curve = self.curves[name, "paper"]
