@@ -86,7 +86,7 @@ class Attachment:
         names = list(dict.fromkeys([*needs, *(n for t in tests for n in t.needed),
                                     *([rank.name] if rank else [])]))
         rows, parts = [], []
-        for first, raw in table.chunks(surveys.CHUNK, names):
+        for first, raw in surveys.chunks_or_nothing(table, names):
             keep = np.ones(len(raw), bool)
             for test in tests:
                 keep &= test.passes(raw, None)
@@ -102,9 +102,6 @@ class Attachment:
             keep = np.flatnonzero(keep)
             rows.append(first + keep)
             parts.append({name: array[keep] for name, array in part.items()})
-        if not rows:
-            names = ("ra", "dec") if attach.by == "sky" else ("key",)
-            return np.zeros(0, np.int64), {n: np.zeros(0, "S1" if n == "key" else "f8") for n in names}
         return np.concatenate(rows), {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
     def _take_values(self, table, their_rows, our_rows, n_row):

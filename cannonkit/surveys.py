@@ -12,6 +12,7 @@ Missing values are NaN, blank, schema.NULL_ID. A flag word is bad where
 """
 import csv
 import os
+import re
 
 import numpy as np
 
@@ -20,12 +21,13 @@ from cannonkit.schema import Column
 from cannonkit.stages import selection as select
 from cannonkit.stages.catalogue import Mapping
 
+_LEADING_ZERO = re.compile(r"[-+]?0[0-9]")     # 007 is a name, not a number
 CHUNK = 16384             # rows of a catalogue in memory at a time
 
 
 class CsvTable:
     """A CSV file with a header line, as a table: name, n_row, columns, `chunks`. Types are found by column:
-    whole numbers (64 bits, exact), numbers (empty = NaN), texts. `#` lines are comments."""
+    whole numbers (64 bits, exact), numbers (empty = NaN), texts (007 is one). `#` lines are comments."""
 
     product = None
 
@@ -78,19 +80,16 @@ class CsvTable:
 def _typed(values):
     values = [v.strip() for v in values]
     filled = [v for v in values if v]
-    try:
-        numbers = [int(v) for v in filled]
-        if filled and all(abs(n) < 2 ** 63 for n in numbers) and not any(
-                v.lstrip("+-").startswith("0") and v.lstrip("+-") != "0" or "_" in v for v in filled):
-            it = iter(numbers)
-            return np.array([next(it) if v else schema.NULL_ID for v in values], np.int64)
-    except ValueError:
-        pass
-    try:
-        if filled and not any("_" in v for v in filled):
+    if filled and not any("_" in v or _LEADING_ZERO.match(v) for v in filled):
+        try:
+            if all(abs(int(v)) < 2 ** 63 for v in filled):
+                return np.array([int(v) if v else schema.NULL_ID for v in values], np.int64)
+        except ValueError:
+            pass
+        try:
             return np.array([float(v) if v else np.nan for v in values])
-    except ValueError:
-        pass
+        except ValueError:
+            pass
     texts = [v.encode() for v in values]
     return np.array(texts, f"S{max([1, *map(len, texts)])}")
 
@@ -124,7 +123,7 @@ def chosen_rows(table, mapping, chunk=CHUNK, also=None):
     chosen = mapping.selection
     needed = list(dict.fromkeys([*mapping.needed_for_selection, *(also.needed if also else ())]))
     numbers, star_ids, snrs, extras = [], [], [], []
-    for first, raw in table.chunks(chunk, needed):
+    for first, raw in chunks_or_nothing(table, needed, chunk):
         keep = np.flatnonzero(mapping.kept(raw))
         if len(keep) < len(raw):
             raw = raw[keep]
@@ -135,10 +134,10 @@ def chosen_rows(table, mapping, chunk=CHUNK, also=None):
             snrs.append(mapping.snr(raw))
         if also:
             extras.append(also(raw, keep))
-    rows = np.concatenate(numbers) if numbers else np.zeros(0, np.int64)
+    rows = np.concatenate(numbers)
     counts = {"rows": table.n_row, "kept by the recipe": len(rows)}
     keep = slice(None)
-    if numbers and (chosen.one_per_star or chosen.group):
+    if chosen.one_per_star or chosen.group:
         ids, snr = np.concatenate(star_ids), np.concatenate(snrs)
         keep = np.arange(len(rows))
         if chosen.one_per_star:
@@ -150,8 +149,16 @@ def chosen_rows(table, mapping, chunk=CHUNK, also=None):
             counts["stars"] = n_star
             if n_large:
                 counts[f"stars with more than {chosen.group[1]} rows, left out"] = n_large
-    names = list(extras[0]) if extras else ()
+    names = list(extras[0]) if also else ()
     return rows[keep], {n: np.concatenate([e.pop(n) for e in extras])[keep] for n in names}, counts
+
+
+def chunks_or_nothing(table, columns, chunk=CHUNK):
+    """`table.chunks`, but a table without rows gives one chunk of no rows."""
+    if table.n_row:
+        yield from table.chunks(chunk, columns)
+    else:
+        yield 0, schema.Table("ROWS", tuple(table.columns[n] for n in columns)).empty(0)
 
 
 def raw_chunks(table, columns, rows, chunk=CHUNK):

@@ -2,6 +2,7 @@
 
 Everything is resolved once, against the columns that the table has; then chunks of rows are read.
 """
+import math
 import re
 
 import numpy as np
@@ -24,9 +25,9 @@ class Columns:
         return wanted if wanted in self.columns else self._folded.get(wanted.casefold())
 
     def reference(self, references, what):
-        """The first of `references` whose column exists, as a Reference; None if there is none of them.
+        """The first of `references` whose column (and element) exists, as a Reference, or None.
 
-        Raises DataError for an element that a column does not have, or a text where a number is wanted.
+        Raises DataError for a vector column where one value is wanted.
         """
         for text in references:
             match = _REFERENCE.fullmatch(text)
@@ -37,8 +38,10 @@ class Columns:
             if name is None:
                 continue
             column = self.columns[name]
-            size = int(np.prod(column.shape, dtype=np.int64)) if column.shape else 1
-            if match[3] is None and size > 1 or match[3] is not None and int(match[3]) >= size:
+            size = math.prod(column.shape)
+            if match[3] is not None and int(match[3]) >= size:
+                continue
+            if match[3] is None and size > 1:
                 raise errors.DataError(f"{errors.where(self.place, column=name)}: has {size} elements a row, "
                                        f"{what} asks for {text}")
             return Reference(column, int(match[3] or 0), bool(match[1]))
@@ -80,7 +83,7 @@ class Reference:
         """The value as it stands, native byte order, (n_row,)."""
         values = rows[self.name]
         if values.ndim > 1:
-            values = values.reshape(len(values), -1)[:, self.element]
+            values = values.reshape(len(values), math.prod(values.shape[1:]))[:, self.element]
         return schema.native(values)
 
     def numbers(self, rows, sentinel=None):

@@ -195,7 +195,7 @@ def test_designation():
 
 
 def test_proper_motion_against_astropy(rng):
-    """Straight motion on the sky against motion in space: they part by (pm t)^2 at most, 0.001 arcsec here."""
+    """Straight motion on the sky against motion in space: they part by (pm t)^2, below 0.001 arcsec here."""
     units = pytest.importorskip("astropy.units", reason="astropy is not installed")
     from astropy.coordinates import SkyCoord
     from astropy.time import Time
