@@ -38,13 +38,11 @@ $(RUN)/apogee1.png: $(RUN)/apogee1_spectra.fits
 
 # --- M67: GALAH DR3 and APOGEE OCCAM rows, by identifier and on the sky -------------------------------
 m67: $(RUN)/m67_id.fits $(RUN)/m67_sky.fits
-$(RUN)/m67_id.fits: $(RUN)/prepared
-	cc-crossmatch $(DATA)/catalogues/apogee_dr16_occam_members.fits $(DATA)/catalogues/galah_dr3_m67.csv \
-	    --recipe $(HERE)real/m67.yaml -v -o $@ $(CC)
-$(RUN)/m67_sky.fits: $(RUN)/prepared
-	cc-crossmatch $(DATA)/catalogues/apogee_dr16_occam_members.fits $(DATA)/catalogues/galah_dr3_m67.csv \
-	    --recipe $(HERE)real/m67.yaml --by sky --radius 1 --left-position galactic:GLON,GLAT \
-	    --right-position designation:tmass_id -v -o $@ $(CC)
+M67 := $(DATA)/catalogues/galah_dr3_m67.csv $(DATA)/catalogues/apogee_dr16_occam_members.fits
+$(RUN)/m67_id.fits: $(RUN)/prepared $(HERE)real/m67.yaml
+	cc-crossmatch $(M67) --recipe $(HERE)real/m67.yaml -v -o $@ $(CC)
+$(RUN)/m67_sky.fits: $(RUN)/prepared $(HERE)real/m67.yaml
+	cc-crossmatch $(M67) --recipe $(HERE)real/m67.yaml --by sky --radius 1 -v -o $@ $(CC)
 
 # --- a published Cannon of APOGEE giants on the apStar ------------------------------------------------
 giants: $(RUN)/giant_labels.fits
@@ -79,4 +77,5 @@ $(RUN)/pseudo.model.fits: $(RUN)/galah36_spectra.fits
 # --- error factors of real Cannon labels against reference labels (no repeats) --------------------------
 errors: $(RUN)/dr4.errors.fits
 $(RUN)/dr4.errors.fits: $(RUN)/prepared
-	cc-errors calibrate $(DATA)/labels/galah_dr4_labels_cannon_kfold.fits --against REFERENCE -o $@ $(CC)
+	cc-errors calibrate $(DATA)/labels/galah_dr4_labels_cannon_kfold.fits --labels teff,logg,fe_h \
+	    --label-column '{}_cannon' --covariance cov_cannon --covariance-units scaled --against '{}' -o $@ $(CC)

@@ -83,8 +83,9 @@ def _describe_foreign(source, args):
 
 
 def _columns(source):
-    return [f"  {c.name:<24} {c.dtype}{list(c.shape) if c.shape else '':<8} {c.unit:<10} {c.description}".rstrip()
-            for c in source.columns.values()]
+    def kind(c):
+        return c.dtype + (str(list(c.shape)) if c.shape else "")
+    return [f"  {c.name:<24} {kind(c):<10} {c.unit:<10} {c.description}".rstrip() for c in source.columns.values()]
 
 
 def _warm_up():
