@@ -127,16 +127,9 @@ class Targets:
             inside = chosen[np.searchsorted(chosen, first):np.searchsorted(chosen, first + len(raw))] - first
             for k in range(0, len(inside), size):
                 rows = inside[k:k + size]
-                mapped = self._map(raw, rows, first)
+                mapped = self._mapping.rows(raw[rows], first + rows)[0]
                 yield at, self._rows({n: mapped[n] for n in mapped.dtype.names}, raw[rows], at)
                 at += len(rows)
-
-    def _map(self, raw, rows, first):
-        """Mapped rows of some rows of a chunk; {#} of a template is the row's number in the table."""
-        if not self._mapping.counts_rows:
-            return self._mapping.rows(raw[rows], first)[0]
-        low, high = int(rows[0]), int(rows[-1]) + 1
-        return self._mapping.rows(raw[low:high], first + low)[0][rows - low]
 
     def _rows(self, columns, raw, first):
         n = len(raw)
