@@ -55,6 +55,7 @@ def run(args):
     from cannonkit import headers, resume, schema, stream
     from cannonkit import model as model_file
     from cannonkit.stages import flag
+    from cannonkit.survey_rows import SurveyRows
 
     settings = config.resolve(config.Flag, args)
     surveys = load_surveys(args)
@@ -78,7 +79,11 @@ def run(args):
         table = source.table.with_columns(schema.flag_columns(survey is not None))
         if cli.dry_run(args, rows=stop - start, model=args.model, training_stars=training.n_train):
             return
-        work = _Work(settings, model, training, survey)
+        survey_rows = None
+        if survey is not None:
+            survey_rows = files.enter_context(SurveyRows(*survey, ("snr", "flag_spectra", "flag_sp", "flag_survey")))
+            survey_rows.at = start
+        work = _Work(settings, model, training, survey, survey_rows)
         with stream.create(args.output, "labels", table, stop - start, list(source.extensions.values()),
                            headers.kept(source.header), sources, record, args.overwrite,
                            {**headers.kept(source.hdu.header, True), **work.cards()}) as out, \
@@ -99,12 +104,12 @@ def run(args):
 class _Work:
     """Model, settings and survey of a run; turns input rows into output rows and counts them."""
 
-    def __init__(self, settings, model, training, survey):
+    def __init__(self, settings, model, training, survey, survey_rows):
         self.settings, self.model, self.training = settings, model, training
         self.recipe, self.last_id = None, None
         if survey is not None:
             self.path, self.recipe = survey
-            self.survey_rows = SurveyRows(self.path, self.recipe)
+            self.survey_rows = survey_rows
             self.snr_min = self.recipe.catalogue.snr_min if settings.snr_min is None else settings.snr_min
         self.counts = Counts(self.recipe)
 
@@ -226,27 +231,6 @@ def word_cards(recipe, spectra_prefix, sp_prefix):
         elif flag.word in bitmasks.WORDS:
             cards |= schema.bit_cards(prefix, bitmasks.WORDS[flag.word])
     return cards
-
-
-class SurveyRows:
-    """Rows of a survey's catalogue by id: `found, rows = survey_rows(ids)`; reads only the columns it needs."""
-
-    COLUMNS = ("id", "snr", "flag_spectra", "flag_sp", "flag_survey")
-
-    def __init__(self, path, recipe, columns=COLUMNS):
-        from cannonkit import surveys
-        from cannonkit.stages.lookup import Lookup
-
-        self.rows = surveys.read(path, recipe, columns=list(columns))
-        self.lookup = Lookup(self.rows["id"], path)
-
-    def __call__(self, ids):
-        import numpy as np
-
-        row = self.lookup.find(ids)
-        if not len(self.rows):
-            return np.zeros(len(row), bool), np.zeros(len(row), self.rows.dtype)
-        return row >= 0, self.rows[np.maximum(row, 0)]
 
 
 class Counts:
