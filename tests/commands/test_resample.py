@@ -1,0 +1,315 @@
+"""cc-resample: row for row, whatever is wrong with a star; the same bytes for any threads, shards, pipe or file."""
+import os
+
+import numpy as np
+import pytest
+import survey_files
+from astropy.io import fits as astropy_fits
+from astropy.table import Table
+
+from cannonkit import provenance, schema, stream
+from cannonkit.bitmasks import SPECTRUM_STATUS as STATUS
+
+N = 8575
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory):
+    """A little APOGEE: 70 stars with 1 to 4 visits, and what can be wrong with a file."""
+    rng = np.random.default_rng(11)
+    root = tmp_path_factory.mktemp("apogee")
+    names = []
+    for k in range(70):
+        visits = int(rng.integers(1, 5))
+        rows = 1 if visits == 1 else visits + 2
+        flux = 100 * (1 + 0.02 * rng.normal(size=(rows, N)))
+        error = np.full((rows, N), 2.0)
+        error[:, rng.integers(0, N, 20)] = 1e13
+        bits = np.where(rng.random((rows, N)) < 0.01, 1, 0)
+        header = {f"SNRVIS{v}": 10.0 + v for v in range(1, visits + 1)}
+        survey_files.apstar(root / f"s{k:02d}.fits", flux, error, bits, flat=visits == 1, header=header)
+        names.append(f"s{k:02d}.fits")
+    (root / "cut.fits").write_bytes((root / "s00.fits").read_bytes()[:50_000])
+    survey_files.galah(root / "galah.fits", np.ones(4096), np.full(4096, 0.01), 4713.0, 0.046)
+    names[5:5] = ["nowhere.fits", "cut.fits", "galah.fits", "../apogee/s00.fits", ""]
+    table = Table({"id": [f"star {k}" for k in range(len(names))], "star_id": [f"g{k // 2}" for k in range(len(names))],
+                   "spectrum": names, "snr": 50.0 + np.arange(len(names))})
+    table.write(root / "table.fits")
+    return root
+
+
+def rows_of(path):
+    with stream.open_source(path, "spectra", verify=True) as source:
+        return source.read()
+
+
+def sums(path):
+    with stream.open_source(path, "spectra", verify=True) as source:
+        return source.datasums()
+
+
+def options(survey, out, *more):
+    return [survey / "table.fits", "--recipe", "apogee_dr16", "--root", survey, "-o", out, *more]
+
+
+@pytest.fixture(scope="module")
+def whole(survey, inside, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "spectra.fits"
+    assert inside("resample", *options(survey, out)) == 0
+    return out
+
+
+def test_every_row_is_there_in_order_with_its_status(survey, whole):
+    rows = rows_of(whole)
+    assert len(rows) == 75
+    assert schema.text(rows["id"]).tolist() == [f"star {k}" for k in range(75)]
+    assert schema.text(rows["star_id"]).tolist() == [f"g{k // 2}" for k in range(75)]
+    assert (rows["visit"] == 0).all() and schema.text(rows["file"])[10] == "s05.fits"
+    np.testing.assert_array_equal(rows["snr_survey"], 50.0 + np.arange(75))
+    expected = np.zeros(75, int)
+    expected[5:10] = [STATUS.MISSING_FILE, STATUS.BROKEN_FILE, STATUS.WRONG_LAYOUT, STATUS.NO_PATH, STATUS.NO_PATH]
+    assert rows["status"].tolist() == expected.tolist()
+    bad = expected > 0
+    assert (rows["ivar"][bad] == 0).all() and (rows["flux"][bad] == 1).all() and np.isnan(rows["snr"][bad]).all()
+    assert (rows["n_bad"][bad] == 7514).all() and (rows["n_bad"][~bad] < 200).all()
+    good = rows[~bad]
+    assert np.isfinite(good["flux"]).all() and (good["flux"][good["ivar"] == 0] == 1).all()
+    assert np.abs(good["snr"] - 50).max() < 1 and np.abs(good["flux"].mean(axis=1) - 1).max() < 0.01
+
+
+def test_the_product_describes_itself(whole):
+    with stream.open_source(whole, "spectra") as source:
+        header, wave = source.header, source.extensions["WAVELENGTH"]
+        assert (header["SURVEY"], header["MEDIUM"], header["LAYOUT"]) == ("apogee", "vacuum", "apstar")
+        assert header["NORM"].startswith("Chebyshev order 2 per segment, 532 continuum pixels")
+        assert "SIG_SKYLINE" in header["MASKS"] and header["RESAMPLE"] == "flux" and header["VISITS"] == "combined"
+        assert wave.header["MEDIUM"] == "vacuum" and (wave.data["segment"] == -1).sum() == N - 7514
+        assert source.hdu.header["STAT03"] == "MISSING_SEGMENT"
+        record = provenance.from_header(header)[0]
+        assert record["command"] == "cc-resample" and record["recipe"]["layout"] == "apstar"
+        assert source.end_header["N02"] == 1 and source.end_header["N07"] == 2
+    with astropy_fits.open(whole, checksum=True) as hdus:
+        assert hdus["SPECTRA"].data["flux"].shape == (75, N)
+
+
+def test_messages_name_file_and_reason(survey, tmp_path, inside, capfd):
+    assert inside("resample", *options(survey, tmp_path / "o.fits")) == 0
+    err = capfd.readouterr().err
+    assert "star 5: nowhere.fits: No such file or directory" in err
+    assert "star 7: galah.fits: has the layout of GALAH DR3, expected APOGEE apStar" in err
+    assert "star 8: '../apogee/s00.fits': not a path under the root" in err
+    assert "75 spectra, 70 without any remark, 5 without a usable pixel" in err
+    assert "Traceback" not in err
+
+
+def test_threads_and_pipes_change_no_byte(survey, whole, tmp_path, command):
+    for threads in ("1", "2", "4"):
+        out = tmp_path / f"t{threads}.fits"
+        done = command("resample", *options(survey, out, "--threads", threads, "--quiet"))
+        assert done.code == 0, done
+        assert sums(out) == sums(whole)
+    done = command("resample", *options(survey, "-", "--quiet"))
+    assert done.code == 0
+    (tmp_path / "piped.fits").write_bytes(done.out)
+    assert sums(tmp_path / "piped.fits") == sums(whole)
+    with open(survey / "table.fits", "rb") as table:
+        done = command("resample", "-", *options(survey, tmp_path / "stdin.fits", "--quiet")[1:], stdin=table)
+    assert done.code == 0, done
+    assert sums(tmp_path / "stdin.fits") == sums(whole)
+
+
+@pytest.mark.parametrize("more", [(), ("--visits", "all")])
+def test_shards_add_up(survey, tmp_path, inside, more):
+    assert inside("resample", *options(survey, tmp_path / "w.fits", *more)) == 0
+    parts = []
+    (tmp_path / "parts").mkdir()
+    for k in range(3):
+        assert inside("resample", *options(survey, tmp_path / "parts", "--shard", f"{k}/3", *more)) == 0
+        parts.append(rows_of(tmp_path / "parts" / f"part-{k:05d}-of-00003.fits"))
+    assert [len(p) for p in parts][0] == 0 or more or [len(p) for p in parts] == [0, 64, 11]
+    assert np.concatenate(parts).tobytes() == rows_of(tmp_path / "w.fits").tobytes()
+
+
+def test_visits(survey, whole, tmp_path, inside):
+    for what in ("all", "only"):
+        assert inside("resample", *options(survey, tmp_path / f"{what}.fits", "--visits", what)) == 0
+    combined, every, only = rows_of(whole), rows_of(tmp_path / "all.fits"), rows_of(tmp_path / "only.fits")
+    assert every[every["visit"] == 0].tobytes() == combined.tobytes()
+    visits = every[every["visit"] > 0]
+    np.testing.assert_array_equal(visits["snr_survey"], 10.0 + visits["visit"])
+    single = {s for s, n in zip(*np.unique(every["id"], return_counts=True), strict=True) if n == 1}
+    assert 5 < len(single) < 40
+    several = only[~np.isin(only["id"], list(single))]
+    for name in ("id", "visit", "flux", "ivar", "snr"):
+        np.testing.assert_array_equal(several[name], visits[name])
+    ones = only[np.isin(only["id"], list(single)) & (only["status"] == 0)]
+    assert (ones["visit"] == 1).all() and (ones["snr_survey"] == 11).all()
+    np.testing.assert_array_equal(ones["flux"], combined["flux"][np.isin(combined["id"], ones["id"])])
+
+
+def test_no_rows(survey, tmp_path, inside):
+    Table({"id": np.zeros(0, "S5"), "spectrum": np.zeros(0, "S5")}).write(tmp_path / "none.fits")
+    assert inside("resample", tmp_path / "none.fits", *options(survey, tmp_path / "o.fits")[1:]) == 0
+    assert len(rows_of(tmp_path / "o.fits")) == 0
+
+
+def test_max_failed_is_a_gate(survey, tmp_path, inside, capfd):
+    assert inside("resample", *options(survey, tmp_path / "a.fits", "--max-failed", "5")) == 0
+    assert inside("resample", *options(survey, tmp_path / "b.fits", "--max-failed", "4")) == 1
+    assert "5 spectra have no usable pixel, more than --max-failed 4" in capfd.readouterr().err
+    assert sums(tmp_path / "a.fits") == sums(tmp_path / "b.fits")
+
+
+def test_resume(survey, whole, tmp_path, inside, capfd):
+    out = tmp_path / "r.fits"
+    assert inside("resample", *options(survey, out, "--resume")) == 0
+    before = os.stat(out).st_mtime_ns
+    capfd.readouterr()
+    assert inside("resample", *options(survey, out, "--resume")) == 0
+    assert "nothing to do" in capfd.readouterr().err and os.stat(out).st_mtime_ns == before
+    # other settings, or a damaged output, are another run
+    assert inside("resample", *options(survey, out, "--resume", "--method", "linear")) == 73
+    assert inside("resample", *options(survey, out, "--resume", "--method", "linear", "--overwrite")) == 0
+    data = bytearray(out.read_bytes())
+    data[len(data) // 2] ^= 1
+    out.write_bytes(data)
+    assert inside("resample", *options(survey, out, "--resume", "--method", "linear")) == 73
+    assert inside("resample", *options(survey, out, "--resume", "--overwrite")) == 0
+    assert sums(out) == sums(whole)
+
+
+@pytest.mark.parametrize("arguments, code, words", [
+    (["{table}", "--recipe", "apogee_dr16", "--root", "{root}/nowhere", "-o", "{out}"], 66, "no such directory"),
+    (["{table}", "--recipe", "apogee", "--root", "{root}", "-o", "{out}"], 66, "apogee_dr16"),
+    (["{root}/nowhere.fits", "--recipe", "apogee_dr16", "--root", "{root}", "-o", "{out}"], 66, "No such file"),
+    (["{table}", "--recipe", "apogee_dr16", "--root", "{root}", "-o", "{out}", "--select", "repeats"], 64, "own rows"),
+    (["{table}", "--recipe", "apogee_dr16", "--root", "{root}", "-o", "{root}"], 73, "is a directory"),
+    (["{table}", "--recipe", "apogee_dr16", "--root", "{root}", "-o", "{out}", "--method", "sinc"], 64, "sinc"),
+    (["{root}/s00.fits", "--recipe", "apogee_dr16", "--root", "{root}", "-o", "{out}"], 65, "no column"),
+])
+def test_bad_calls(survey, tmp_path, inside, capfd, arguments, code, words):
+    places = {"table": survey / "table.fits", "root": survey, "out": tmp_path / "o.fits"}
+    assert inside("resample", *[a.format(**places) for a in arguments]) == code
+    err = capfd.readouterr().err
+    assert words in err and "Traceback" not in err and os.listdir(tmp_path) == []
+
+
+def test_dry_run_writes_nothing(survey, tmp_path, inside, capfd):
+    assert inside("resample", *options(survey, tmp_path / "o.fits", "--dry-run")) == 0
+    assert "rows 75" in capfd.readouterr().err and os.listdir(tmp_path) == []
+
+
+def test_a_recipe_without_spectra(tmp_path, survey, inside, capfd):
+    (tmp_path / "r.yaml").write_text("survey: x\ncatalogue:\n  id: ['{id}']\n  star_id: ['{id}']\n")
+    assert inside("resample", survey / "table.fits", "--recipe", tmp_path / "r.yaml", "--root", survey,
+                  "-o", tmp_path / "o.fits") == 78
+    assert "no section 'spectra:'" in capfd.readouterr().err
+
+
+def test_a_recipe_with_a_wrong_word(tmp_path, survey, inside, capfd):
+    text = "survey: x\ncatalogue:\n  id: ['{id}']\n  star_id: ['{id}']\nspectra:\n  layout: apstarr\n  grid:\n" \
+           "    stretches: [{start: 1, step: 1, n_pix: 5}]\n"
+    (tmp_path / "r.yaml").write_text(text)
+    assert inside("resample", survey / "table.fits", "--recipe", tmp_path / "r.yaml", "--root", survey,
+                  "-o", tmp_path / "o.fits") == 78
+    err = capfd.readouterr().err
+    assert "apstarr" in err and "did you mean 'apstar'" in err and "r.yaml" in err
+
+
+def training(path, survey, n=20):
+    """A training product of two surveys, one of which has the files of `survey`."""
+    table = schema.training_table(("apogee", "galah"), ("teff",))
+    rows = table.empty(n)
+    for k in range(n):
+        rows["apogee_id"][k], rows["apogee_star_id"][k] = f"A{k}", f"A{k}"
+        rows["apogee_spectrum"][k] = f"s{k:02d}.fits" if k != 3 else ""
+        rows["galah_id"][k], rows["galah_spectrum"][k] = f"{k}", f"{k}{{ccd}}.fits"
+    rows["apogee_snr"] = np.arange(n)
+    with stream.create(path, "training", table, n) as out:
+        out.write(rows)
+
+
+def test_a_training_product_row_for_row(survey, tmp_path, inside):
+    training(tmp_path / "t.fits", survey)
+    assert inside("resample", tmp_path / "t.fits", "--recipe", "apogee_dr16", "--root", survey,
+                  "-o", tmp_path / "o.fits") == 0
+    rows = rows_of(tmp_path / "o.fits")
+    assert schema.text(rows["id"]).tolist() == [f"A{k}" for k in range(20)]
+    assert rows["status"].tolist() == [STATUS.NO_PATH if k == 3 else 0 for k in range(20)]
+    with stream.open_source(tmp_path / "o.fits") as source:
+        inputs = provenance.from_header(source.header)[0]["inputs"]
+    assert inputs[0]["product"] == "training"
+    assert inside("resample", tmp_path / "t.fits", "--recipe", "galah_dr3", "--root", survey,
+                  "-o", tmp_path / "g.fits") == 0
+    galah = rows_of(tmp_path / "g.fits")
+    assert (galah["status"] == STATUS.MISSING_FILE).all() and schema.text(galah["file"])[7] == "7{ccd}.fits"
+    assert inside("resample", tmp_path / "t.fits", "--recipe", "miles", "--root", survey,
+                  "-o", tmp_path / "m.fits") == 65
+
+
+def test_a_survey_catalogue_through_its_recipe(survey, tmp_path, inside):
+    """Rows of a selection: here one of two rows of a star is a duplicate."""
+    n = 6
+    floats = {c: np.full(n, 1.0, "f4") for c in ("TEFF", "LOGG", "M_H", "ALPHA_M", "VMICRO", "VMACRO")}
+    os.makedirs(tmp_path / "apo25m" / "F", exist_ok=True)
+    for k in range(n):
+        os.symlink(survey / f"s{k:02d}.fits", tmp_path / "apo25m" / "F" / f"s{k:02d}.fits")
+    ids = [f"2M{k}" for k in (0, 1, 1, 2, 3, 4)]
+    Table({"APOGEE_ID": [f"{i:<18}" for i in ids], "TELESCOPE": ["apo25m  "] * n, "FIELD": ["F               "] * n,
+           "FILE": [f"s{k:02d}.fits" for k in range(n)], "SNR": np.arange(n, dtype="f4") + 90,
+           "APSTAR_ID": [f"x.{k}" for k in range(n)],
+           "RA": np.zeros(n), "DEC": np.zeros(n), "EXTRATARG": np.array([0, 16, 0, 0, 0, 0], "i2"),
+           "STARFLAG": np.zeros(n, "i4"), "ASPCAPFLAG": np.zeros(n, "i4"), **floats}).write(tmp_path / "in.fits")
+    rows = {}
+    for select in ("catalogue", "repeats", "all"):
+        assert inside("resample", tmp_path / "in.fits", "--recipe", "apogee_dr16", "--root", tmp_path,
+                      "--select", select, "-o", tmp_path / f"{select}.fits") == 0
+        rows[select] = rows_of(tmp_path / f"{select}.fits")
+    assert schema.text(rows["catalogue"]["file"]).tolist() == [f"apo25m/F/s{k:02d}.fits" for k in (0, 2, 3, 4, 5)]
+    assert schema.text(rows["catalogue"]["id"]).tolist() == [ids[k] for k in (0, 2, 3, 4, 5)]
+    assert schema.text(rows["repeats"]["id"]).tolist() == ["x.1", "x.2"]
+    assert schema.text(rows["repeats"]["star_id"]).tolist() == ["2M1", "2M1"]
+    assert len(rows["all"]) == 6
+    for select in rows:
+        assert (rows[select]["status"] == 0).all()
+
+
+# --- real spectra ---------------------------------------------------------------------------------
+
+
+def test_real_galah(shared, tmp_path, inside):
+    root = shared / "data" / "galah_dr3_spectra"
+    names = sorted({p.name[:15] for p in root.glob("1*.fits")})
+    (tmp_path / "t.csv").write_text("id,spectrum\n" + "".join(f"g{n},{n}{{ccd}}.fits\n" for n in names))
+    for policy, good in (("reject", 35), ("keep", 36)):
+        assert inside("resample", tmp_path / "t.csv", "--recipe", "galah_dr3", "--root", root,
+                      "--missing-segment", policy, "-o", tmp_path / f"{policy}.fits") == 0
+        rows = rows_of(tmp_path / f"{policy}.fits")
+        assert np.isfinite(rows["snr"]).sum() == good and (rows["status"] != 0).sum() <= 3
+    lacking = names.index("181222001801157")
+    assert rows["status"][lacking] == STATUS.MISSING_SEGMENT and rows["n_bad"][lacking] >= 2461
+
+
+def test_real_miles_is_a_recipe_and_no_code(shared, tmp_path, inside):
+    """342 stars of one image: the running mean by a plain sum, and continuum pixels that avoid the Balmer lines."""
+    path = shared / "data" / "labelled_miles" / "miles_stars.fits"
+    assert inside("resample", path, "--recipe", "miles", "--root", path.parent, "--select", "all",
+                  "--find-continuum", tmp_path / "c.csv", "-o", tmp_path / "m.fits") == 0
+    rows = rows_of(tmp_path / "m.fits")
+    assert len(rows) == 342 and (rows["status"] == 0).all()
+    with astropy_fits.open(path) as hdus:
+        flux, good = hdus["FLUX"].data[:, 511:511 + 3722].astype(float), hdus["GOOD"].data[:, 511:511 + 3722] == 1
+        names = hdus["STARS"].data["name"]
+    x = 0.9 * np.arange(3722)
+    for m in (0, 17, 341):
+        assert schema.text(rows["star_id"])[m] == names[m].strip()
+        weights = np.exp(-0.5 * ((x[:, None] - x) / 50.0) ** 2) * good[m]
+        expected = flux[m] / ((weights * np.where(good[m], flux[m], 0)).sum(axis=1) / weights.sum(axis=1))
+        use = rows["ivar"][m] > 0
+        np.testing.assert_array_equal(use, good[m] & (flux[m] > 0))
+        # 1e-3: nodes 5 A apart and 4 sigma of reach
+        np.testing.assert_allclose(rows["flux"][m][use], expected[use], rtol=1e-3)
+    lines = np.loadtxt(tmp_path / "c.csv", delimiter=",", skiprows=3, usecols=0)
+    assert 240 < lines.size < 280
+    for balmer in (4101.7, 4340.5, 4861.3, 6562.8):
+        assert np.abs(lines - balmer).min() > 4
