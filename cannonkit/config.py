@@ -185,6 +185,27 @@ class Train:
 
 # --- cc-infer -------------------------------------------------------------------------------------
 
+@section
+class Infer:
+    """Labels of spectra (paper section 3.5, equation 4)."""
+
+    solver: str = setting("auto", "sums: matrix products, then iterations on sums over the pixels; pixels: every "
+                          "iteration over the pixels; auto: sums, unless their table would exceed 512 MB",
+                          choices=("auto", "sums", "pixels"))
+    starts: int = setting(0, "starts besides the pivot and the linear solution: labels of so many training stars, "
+                          "drawn at random", low=0, high=1000)
+    seed: int = setting(1, "of the random starts", low=0)
+    max_iter: int = setting(50, "iterations from one start", low=1, high=10000)
+    margin: float = setting(0.5, "the lowest chi2 among solutions within the training labels' range wins, which is "
+                            "widened on both sides by this part of p97.5 - p2.5", low=0.0)
+    fix: tuple[str, ...] = setting((), "labels held at the values of --values")
+    prior: dict[str, tuple[float, float]] = setting(factory=dict, help="Gaussian priors: label -> [mean, sigma], in "
+                                                    "the label's unit")
+    scaled_covariance: bool = setting(False, "covariance and formal errors in units of the scaled labels, as behind "
+                                      "the paper's Table 4")
+    max_failed: int | None = setting(None, "exit with code 1 if more spectra than this have no labels; the output is "
+                                     "written all the same", low=0)
+
 # --- cc-flag --------------------------------------------------------------------------------------
 
 @section
@@ -249,7 +270,7 @@ class Mock:
     """The two mock surveys (shared/formats.md D): sizes, what is planted, what is left out."""
 
     seed: int = setting(1, "seed of every random number", low=0, high=2**31 - 1)
-    common: int = setting(760, "field stars in both surveys", low=0, high=100000)
+    common: int = setting(820, "field stars in both surveys", low=0, high=100000)
     apogee_only: int = setting(170, "field stars in APOGEE only", low=0, high=100000)
     galah_only: int = setting(170, "field stars in GALAH only", low=0, high=100000)
     apogee_repeats: int = setting(130, "further spectra of APOGEE stars (DUPLICATE rows), groups of 2 to 14",

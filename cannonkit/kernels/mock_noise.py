@@ -212,7 +212,7 @@ def galah_planes(
                         -(((observed - 7632.0) / 28.0) ** 2)
                     )
                     comb = 0.5 + 0.5 * math.cos(2.0 * math.pi * observed / 2.4)
-                    value *= 1.0 + (uniform(pick, 200001) - 0.45) * 0.8 * depth * comb
+                    value *= 1.0 + (uniform(pick, 200001) - 0.45 + uniform(pick, 70000 + k) - 0.5) * depth * comb
                     error *= 1.0 + 2.0 * depth
                 u = uniform(pick, k)
                 if u < spike_rate:
@@ -327,6 +327,10 @@ def apogee_planes(
                                     word |= 1 << 13
                                 if junk:
                                     residual += 0.03 * APOGEE_TELLURIC[t, 2] * comb**4 * level * z[t]
+                    edge = min(k - ends[i, 2 * d], ends[i, 2 * d + 1] - 1 - k)
+                    if edge < 10:
+                        sigma *= 10.0 ** (12.0 - 1.2 * edge)        # as at the ends of real detectors
+                        word |= 1 << 14
                     if persistence[i] > 0 and d == 0 and k < ends[i, 0] + (ends[i, 1] - ends[i, 0]) // 2:
                         word |= 1 << persistence[i]
                     value = level * f + sigma * z[k] + residual
