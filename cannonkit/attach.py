@@ -118,7 +118,7 @@ class Attachment:
                 np.full(n_row, null, kind) if null is not None else np.zeros(n_row, kind)
         order = np.argsort(their_rows, kind="stable")
         their_rows, our_rows = their_rows[order], our_rows[order]
-        for first, raw in table.chunks(surveys.CHUNK, list({r.name: None for r in readers.values()})):
+        for first, raw in table.chunks(surveys.chunk_rows(table), list({r.name: None for r in readers.values()})):
             begin, end = np.searchsorted(their_rows, [first, first + len(raw)])
             if begin == end:
                 continue

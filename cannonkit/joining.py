@@ -181,7 +181,7 @@ class TableRows(_Rows):
         if self._from_pipe:          # a pipe can be read once: its rows are kept for the next pass
             yield from self._from_pipe
             return
-        for _, rows in self.source.chunks(surveys.CHUNK):
+        for _, rows in self.source.chunks(surveys.chunk_rows(self.source)):
             if self._from_pipe is not None:
                 self._from_pipe.append(rows.copy())
             yield rows

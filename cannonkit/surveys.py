@@ -22,7 +22,8 @@ from cannonkit.stages import selection as select
 from cannonkit.stages.catalogue import Mapping
 
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9]")     # 007 is a name, not a number
-CHUNK = 16384             # rows of a catalogue in memory at a time
+CHUNK = 16384             # rows of a catalogue in memory at a time; fewer where they are wide
+CHUNK_BYTES = 16 << 20
 
 
 class CsvTable:
@@ -108,12 +109,18 @@ def open_table(path, hdu=None):
     return stream.open_source(path, hdu=hdu)
 
 
+def chunk_rows(table):
+    """How many rows of the table to read at a time."""
+    width = table.hdu.axes[0] if getattr(table, "hdu", None) is not None else 1
+    return max(1, min(CHUNK, CHUNK_BYTES // max(1, width)))
+
+
 def table_place(table):
     """The table's name for messages."""
     return table.place() if hasattr(table, "place") else table.name
 
 
-def chosen_rows(table, mapping, chunk=CHUNK, also=None):
+def chosen_rows(table, mapping, also=None):
     """The rows of the mapping's selection: sorted row numbers (int64), and counts for the log.
 
     also   function(raw rows, their numbers) -> dict of arrays, called on every chunk with the columns
@@ -123,7 +130,7 @@ def chosen_rows(table, mapping, chunk=CHUNK, also=None):
     chosen = mapping.selection
     needed = list(dict.fromkeys([*mapping.needed_for_selection, *(also.needed if also else ())]))
     numbers, star_ids, snrs, extras = [], [], [], []
-    for first, raw in chunks_or_nothing(table, needed, chunk):
+    for first, raw in chunks_or_nothing(table, needed):
         keep = np.flatnonzero(mapping.kept(raw))
         if len(keep) < len(raw):
             raw = raw[keep]
@@ -153,25 +160,25 @@ def chosen_rows(table, mapping, chunk=CHUNK, also=None):
     return rows[keep], {n: np.concatenate([e.pop(n) for e in extras])[keep] for n in names}, counts
 
 
-def chunks_or_nothing(table, columns, chunk=CHUNK):
+def chunks_or_nothing(table, columns):
     """`table.chunks`, but a table without rows gives one chunk of no rows."""
     if table.n_row:
-        yield from table.chunks(chunk, columns)
+        yield from table.chunks(chunk_rows(table), columns)
     else:
         yield 0, schema.Table("ROWS", tuple(table.columns[n] for n in columns)).empty(0)
 
 
-def raw_chunks(table, columns, rows, chunk=CHUNK):
+def raw_chunks(table, columns, rows):
     """Yield (row numbers, raw rows) of the sorted row numbers `rows`, chunk by chunk of the table."""
-    for first, raw in table.chunks(chunk, columns):
+    for first, raw in table.chunks(chunk_rows(table), columns):
         begin, end = np.searchsorted(rows, [first, first + len(raw)])
         if begin < end:
             yield rows[begin:end], raw[rows[begin:end] - first]
 
 
-def mapped_chunks(table, mapping, rows, chunk=CHUNK):
+def mapped_chunks(table, mapping, rows):
     """Yield (mapped rows, reject words) of the sorted row numbers `rows`, chunk by chunk of the table."""
-    for numbers, raw in raw_chunks(table, mapping.needed, rows, chunk):
+    for numbers, raw in raw_chunks(table, mapping.needed, rows):
         yield mapping.rows(raw, numbers)
 
 

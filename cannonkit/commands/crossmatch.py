@@ -5,9 +5,10 @@ labels. With an existing training table: attach more columns. Every star keeps i
 named bits which cuts it fails, `selected` is 1 where it fails none.
 
 Examples:
-  cc-crossmatch allStar-r12-l33.fits GALAH_DR3_main_allstar_v2.fits --recipe apogee_galah -v -o training.fits
-  cc-crossmatch GALAH_DR3_main_allspec_v2.fits --recipe galah_dr3 --select repeats -o galah_repeats.fits
-  cc-crossmatch training.fits --attach gedr3dist.fits distances_geo -o training_distances.fits
+  cc-crossmatch mock/apogee/allStar-r12-mock.fits mock/galah/GALAH_DR3_main_allstar_mock.fits \
+--recipe apogee_galah -v -o training.fits
+  cc-crossmatch mock/galah/GALAH_DR3_main_allspec_mock.fits --recipe galah_dr3 --select repeats -o repeats.fits
+  cc-crossmatch training.fits --attach mock/distances_mock.fits distances_geo -o training_distances.fits
 """
 from cannonkit import cli, config
 

@@ -3,7 +3,8 @@
 find "best" is one-to-one: each row of the larger table (of rows that can match; the left one where both are
 equal) chooses its closest row of the other, and of those that choose the same row the closest keeps it.
 Equal separations, and equal identifiers, go to the higher S/N of the left row, then of the right row, then to
-the earlier left and right row. Without S/N that is the pair set of `stilts tskymatch2 find=best`.
+the earlier left and right row. Without S/N that is the pair set of `stilts tskymatch2 find=best` (which
+calls that table larger that has more rows in the common region of the sky).
 find "all" keeps every pair. Pairs come sorted by left row, then separation, then right row.
 """
 import math

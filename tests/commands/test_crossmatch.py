@@ -250,9 +250,7 @@ def test_chunks_change_nothing(inside, apogee, galah, tmp_path, monkeypatch, chu
     one, other = tmp_path / "a.fits", tmp_path / "b.fits"
     args = ["crossmatch", apogee, galah, "--recipe", "apogee_galah", "--keep", "left", "--quiet"]
     assert inside(*args, "-o", one) == 0
-    for function in (surveys.chosen_rows, surveys.raw_chunks, surveys.mapped_chunks):
-        monkeypatch.setattr(function, "__defaults__",
-                            tuple(chunk if d == surveys.CHUNK else d for d in function.__defaults__))
+    monkeypatch.setattr(surveys, "CHUNK", chunk)
     assert inside(*args, "-o", other) == 0
     assert read(one)[0].tobytes() == read(other)[0].tobytes()
 
@@ -295,6 +293,22 @@ def test_wrong_calls(inside, apogee, galah, tmp_path, capfd, monkeypatch, argume
     text = capfd.readouterr().err
     assert message in text and "Traceback" not in text
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_examples_of_the_help_run(inside, apogee, galah, tmp_path, monkeypatch, capfd):
+    assert inside("crossmatch", "--help") == 0
+    text = capfd.readouterr().out
+    lines = [line.split() for line in text[text.index("Examples:"):].splitlines() if "cc-crossmatch " in line]
+    for folder in ("apogee", "galah"):
+        (tmp_path / "mock" / folder).mkdir(parents=True)
+    apogee.rename(tmp_path / "mock/apogee/allStar-r12-mock.fits")
+    for name in ("allstar", "allspec"):
+        (tmp_path / f"mock/galah/GALAH_DR3_main_{name}_mock.fits").write_bytes(galah.read_bytes())
+    gaia_table(tmp_path / "mock/distances_mock.fits")
+    monkeypatch.chdir(tmp_path)
+    assert len(lines) == 3
+    for words in lines:
+        assert inside("crossmatch", *words[1:]) == 0, words
 
 
 def test_an_existing_output_is_kept(inside, apogee, tmp_path, capfd):
