@@ -8,6 +8,7 @@ small extensions. Foreign FITS files (survey catalogues) are read through the sa
 import errno
 import gzip
 import os
+import select
 import stat
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,26 @@ from cannonkit import errors, fits, provenance, schema
 FORMAT = 1                       # CKFORMAT: layout version of our products
 CHUNK_BYTES = 32 << 20           # default chunk of rows when a command sets none
 MAX_SMALL = 2 << 30              # bytes of a small extension read from a pipe
+
+
+_AGAIN = (errno.EDQUOT, errno.ESTALE, errno.ENOLCK, errno.ETIMEDOUT)     # trouble that passes: Slurm requeues
+
+
+def _transfer_error(message, error):
+    """TransferError, or TryAgainError where the trouble passes by itself."""
+    kind = errors.TryAgainError if error.errno in _AGAIN else errors.TransferError
+    return kind(f"{message}: {error.strerror}")
+
+
+def _when_ready(fd, writing, call, *args):
+    """call(*args); on a pipe that somebody made non-blocking, as soon as it can go on."""
+    while True:
+        try:
+            return call(*args)
+        except InterruptedError:
+            continue
+        except BlockingIOError:
+            select.select([] if writing else [fd], [fd] if writing else [], [])
 
 
 @dataclass
@@ -283,9 +304,9 @@ class _PipeSource(Source):
         view, done = memoryview(buffer), 0
         while done < n:
             try:
-                got = os.readv(self.fd, [view[done:]])
+                got = _when_ready(self.fd, False, os.readv, self.fd, [view[done:]])
             except OSError as error:
-                raise errors.TransferError(f"{place}: read failed: {error.strerror}") from None
+                raise _transfer_error(f"{place}: read failed", error) from None
             if got == 0:
                 raise errors.DataError(f"{place}: the stream ends {n - done} bytes too early "
                                        "(did the command before the pipe fail?)")
@@ -328,13 +349,13 @@ class _PipeSource(Source):
                 raise errors.DataError(f"{self.name}[{extension}]: DATASUM of the data is {self._sums.get(extension)}, "
                                        f"END says {expected}: damaged")
         self.end_header = end.header
-        if os.read(self.fd, 1):
+        if _when_ready(self.fd, False, os.read, self.fd, 1):
             raise errors.DataError(f"{self.name}: more bytes after END: damaged, or two files in one stream")
 
 
 def _spool(fd, start, name):
     """The rest of a pipe (after `start`, already read) in an unlinked temporary file; its descriptor."""
-    spool = tempfile.TemporaryFile(prefix="cannonkit-")
+    spool = _temporary(name)
     try:
         spool.write(start)
         spool.flush()
@@ -342,24 +363,32 @@ def _spool(fd, start, name):
         os.lseek(out, 0, os.SEEK_END)
         while True:
             try:
-                if not os.splice(fd, out, 1 << 20):
+                if not _when_ready(fd, False, os.splice, fd, out, 1 << 20):
                     break
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
-                data = os.read(fd, 1 << 20)
+                data = _when_ready(fd, False, os.read, fd, 1 << 20)
                 if not data:
                     break
-                os.write(out, data)
+                while data:
+                    data = data[os.write(out, data):]
         return os.dup(out)
     except OSError as error:
-        raise errors.TransferError(f"{name}: cannot spool to {tempfile.gettempdir()}: {error.strerror}") from None
+        raise _transfer_error(f"{name}: cannot spool to {tempfile.gettempdir()}", error) from None
     finally:
         spool.close()
 
 
+def _temporary(name):
+    try:
+        return tempfile.TemporaryFile(prefix="cannonkit-")
+    except OSError as error:
+        raise errors.TransferError(f"{name}: no temporary file can be made: {error.strerror}") from None
+
+
 def _gunzip(fd, name):
-    out = tempfile.TemporaryFile(prefix="cannonkit-")
+    out = _temporary(name)
     os.lseek(fd, 0, os.SEEK_SET)
     try:
         with os.fdopen(os.dup(fd), "rb") as file, gzip.open(file) as packed:
@@ -368,8 +397,8 @@ def _gunzip(fd, name):
         out.flush()
         return os.dup(out.fileno())
     except (EOFError, gzip.BadGzipFile, OSError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise errors.TransferError(f"{name}: cannot unpack to {tempfile.gettempdir()}: {error.strerror}") from None
+        if isinstance(error, OSError) and error.errno is not None:
+            raise _transfer_error(f"{name}: cannot unpack to {tempfile.gettempdir()}", error) from None
         raise errors.DataError(f"{name}: gzip data are cut or damaged ({error})") from None
     except Exception as error:           # zlib.error
         raise errors.DataError(f"{name}: gzip data are damaged ({error})") from None
@@ -424,10 +453,11 @@ def _open_or_close(kind, name, fd, *args):
 def _open_pipe(name, fd, hdu, verify):
     start = b""
     try:
-        while len(start) < fits.BLOCK and (data := os.read(fd, fits.BLOCK - len(start))):
+        while len(start) < fits.BLOCK and (
+                data := _when_ready(fd, False, os.read, fd, fits.BLOCK - len(start))):
             start += data
     except OSError as error:
-        raise errors.TransferError(f"{name}: read failed: {error.strerror}") from None
+        raise _transfer_error(f"{name}: read failed", error) from None
     if not start:
         raise errors.DataError(f"{name}: empty (did the command before the pipe fail?)")
     if start.startswith(b"SIMPLE  =") and b"CKFORMAT=" in start:
@@ -438,7 +468,7 @@ def _open_pipe(name, fd, hdu, verify):
                 return rest.pop()
             data = b""
             while len(data) < n:
-                more = os.read(fd, n - len(data))
+                more = _when_ready(fd, False, os.read, fd, n - len(data))
                 if not more:
                     raise errors.DataError(f"{name}: the stream ends in its primary header")
                 data += more
@@ -496,20 +526,20 @@ class _Target:
         view = memoryview(data).cast("B")
         while len(view):
             try:
-                done = os.write(self.fd, view)
-            except InterruptedError:
-                continue
+                done = _when_ready(self.fd, True, os.write, self.fd, view)
             except OSError as error:
-                raise errors.TransferError(f"{self.name}: write failed: {error.strerror}") from None
+                raise _transfer_error(f"{self.name}: write failed", error) from None
             view = view[done:]
 
     def patch(self, data, offset):
-        try:
-            done = os.pwrite(self.fd, data, offset)
-        except OSError as error:
-            raise errors.TransferError(f"{self.name}: write failed: {error.strerror}") from None
-        if done != len(data):
-            raise errors.TransferError(f"{self.name}: write failed: {done} of {len(data)} bytes")
+        while len(data):
+            try:
+                done = os.pwrite(self.fd, data, offset)
+            except InterruptedError:
+                continue
+            except OSError as error:
+                raise _transfer_error(f"{self.name}: write failed", error) from None
+            data, offset = data[done:], offset + done
 
     def commit(self):
         if not self.seekable:
@@ -517,16 +547,26 @@ class _Target:
         try:
             os.fsync(self.fd)
             self._name_it()
-            directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            self._sync_directory()
         except FileExistsError:
             raise errors.CannotCreateError(
                 f"{self.path}: exists (made while we ran); --overwrite replaces it") from None
         except OSError as error:
-            raise errors.TransferError(f"{self.path}: cannot finish: {error.strerror}") from None
+            raise _transfer_error(f"{self.path}: cannot finish", error) from None
+
+    def _sync_directory(self):
+        """Make the new name last. Where that fails, the name goes again (an old file that it replaced is gone)."""
+        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOTSUP):     # file systems that sync no directories
+                return
+            if not self.overwrite:
+                os.unlink(self.path)
+            raise
+        finally:
+            os.close(directory)
 
     def _name_it(self):
         if self.temporary is not None:
