@@ -393,9 +393,12 @@ def load_pair(name):
         survey = side.survey or load_survey(side.recipe, beside=os.path.dirname(path))
         if side.survey is not None:
             _check_survey(survey, path)
-        for cut in side.cuts or ():
-            survey.catalogue.cut(cut)
-        survey.catalogue.selection(side.selection)
+        try:
+            for cut in side.cuts or ():
+                survey.catalogue.cut(cut)
+            survey.catalogue.selection(side.selection)
+        except errors.ConfigError as error:
+            raise errors.ConfigError(f"{path}: {which}: {error}") from None
         labels = dict(survey.catalogue.labels)
         for label, relation in side.relations.items():
             if label not in labels:
