@@ -136,23 +136,27 @@ def _add_common_options(parser):
                        help="show a traceback with an error")
 
 
-def add_output_options(parser):
-    """-o FILE|-, --overwrite, --dry-run: args.output, args.overwrite, args.dry_run."""
+def add_output_options(parser, many=False):
+    """-o FILE|-, --overwrite, --dry-run: args.output, args.overwrite, args.dry_run.
+
+    many: -o can be repeated, and args.output is a list.
+    """
     group = parser.add_argument_group("output")
-    group.add_argument("-o", "--output", required=True, metavar="FILE",
-                       help="file to write; - for standard output. It appears only when it is whole")
+    group.add_argument("-o", "--output", required=True, metavar="FILE", action="append" if many else "store",
+                       help="file to write; - for standard output. It appears only when it is whole"
+                       + (" (repeatable)" if many else ""))
     group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     group.add_argument("--dry-run", action="store_true",
                        help="check the inputs, print what would be done, write nothing")
 
 
-def add_stream_options(parser, metavar="INPUT", chunk=4096, help=None):
-    """The positional input (args.input), --chunk ROWS (args.chunk) and the output options."""
+def add_stream_options(parser, metavar="INPUT", chunk=4096, help=None, many=False):
+    """The positional input (args.input), --chunk ROWS (args.chunk) and the output options (many: several -o)."""
     parser.add_argument("input", metavar=metavar, help=help or "file to read; - for standard input")
     parser.add_argument("--chunk", type=_chunk, default=chunk, metavar="ROWS",
                         help=f"rows held in memory at a time, rounded up to a multiple of {BLOCK}; "
                         f"the result does not depend on it (default: {chunk})")
-    add_output_options(parser)
+    add_output_options(parser, many)
 
 
 def add_shard_options(parser):
@@ -359,7 +363,7 @@ def dry_run(args, **facts):
     """With --dry-run: print what would be done (`rows=1200, memory="80 MB"`) and return True."""
     if not args.dry_run:
         return False
-    facts = {"input": getattr(args, "input", None), "output": args.output, **facts}
+    facts = {"input": getattr(args, "input", None), "output": ", ".join(_outputs(args)), **facts}
     for name, value in facts.items():
         if value is not None:
             _say(f"would do: {name.replace('_', ' ')} {value}")
@@ -508,13 +512,13 @@ def _run(parser, run, args, argv, own):
     if "shard" in args.__dict__:
         if args.shard is None:
             args.shard = _slurm_shard() if own else None
-        if args.shard is not None and args.output != "-" \
-                and (args.output.endswith("/") or os.path.isdir(args.output)):
-            args.output = os.path.join(args.output, part_name(args.shard))
+        if args.shard is not None:
+            parts = [_part_of(path, args.shard) for path in _outputs(args)]
+            args.output = parts if isinstance(args.output, list) else parts[0]
     if own:
         from cannonkit import process
 
-        if getattr(args, "output", None) == "-" and os.isatty(1):
+        if "-" in _outputs(args) and os.isatty(1):
             raise errors.UsageError("FITS is not written to a terminal; redirect it, or use -o FILE")
         args.threads = process.set_threads(args.threads)
     started = time.monotonic()
@@ -523,6 +527,18 @@ def _run(parser, run, args, argv, own):
         threads = "1 thread" if args.threads == 1 else f"{args.threads} threads"
         log(f"done in {time.monotonic() - started:.1f} s on {threads}")
     return code
+
+
+def _outputs(args):
+    """The paths given with -o, as a list."""
+    given = getattr(args, "output", None)
+    return given if isinstance(given, list) else [] if given is None else [given]
+
+
+def _part_of(path, shard):
+    """The file of a shard: `path`, or the part of that name in it if it is a directory."""
+    return os.path.join(path, part_name(shard)) if path != "-" and (path.endswith("/") or os.path.isdir(path)) \
+        else path
 
 
 def _flush():

@@ -263,6 +263,14 @@ class Errors:
 
 # --- cc-merge -------------------------------------------------------------------------------------
 
+@section
+class Merge:
+    """Assembly of a catalogue (paper section 4 and Table A1)."""
+
+    pair: str = setting("apogee_galah", "recipe of the two surveys, for the name that a star has in both (key); "
+                        "empty: no cross-reference")
+
+
 # --- cc-mock --------------------------------------------------------------------------------------
 
 @section

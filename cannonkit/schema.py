@@ -1,8 +1,8 @@
 """Every FITS extension and column that cannonkit writes: name, type, unit, meaning. Written once.
 
 A `Table` is a list of `Column`s with the numpy dtype of its rows as they stand in the file
-(big-endian). Column types: i2 i4 i8 u1 f4 f8 and S<n> (bytes); truth values are u1, 0 or 1. Missing values are NaN in floats,
-blank in strings, the column's `null` (FITS TNULL) in integers.
+(big-endian). Column types: i2 i4 i8 u1 f4 f8 and S<n> (bytes); truth values are u1, 0 or 1. Missing values
+are NaN in floats, blank in strings, the column's `null` (FITS TNULL) in integers.
 """
 from dataclasses import dataclass, replace
 
@@ -184,6 +184,25 @@ def label_columns(names, units=None):
     return tuple(Column(x.name, "f8", x.unit, x.description) for x in found)
 
 
+def second_minimum_columns(names, units=None):
+    """Where another start of the fit ended: NaN where all ended in the same minimum."""
+    units = units or {}
+    found = [label(n, units.get(n, "")) for n in names]
+    return (Column("second_delta_chi2", "f8", "", "chi2 of the second minimum minus chi2; negative where it is "
+                   "lower, but outside the training range"),
+            *(Column(f"second_{x.name}", "f8", x.unit, f"{x.name} in the second minimum") for x in found))
+
+
+def residuals_table():
+    """RESIDUALS: distribution of observed minus model flux, pixel by pixel, over the stars fitted."""
+    return Table("RESIDUALS", (
+        Column("n_star", "i4", "", "stars with data in the pixel"),
+        Column("p16", "f4", "", "16th percentile of observed - model flux"),
+        Column("median", "f4", "", "median of observed - model flux"),
+        Column("p84", "f4", "", "84th percentile of observed - model flux"),
+    ))
+
+
 def labels_table(names, units=None, id_width=ID_WIDTH):
     """LABELS: what cc-infer says of each spectrum, row for row with its input."""
     units = units or {}
@@ -199,9 +218,11 @@ def labels_table(names, units=None, id_width=ID_WIDTH):
         Column("snr", "f4", "", "measured S/N per pixel: median of flux times sqrt(ivar)", ucd="stat.snr"),
         Column("snr_cannon", "f4", "", "median of flux / sqrt(1/ivar + s2), as earlier Cannon codes give it"),
         Column("n_pix_used", "i4", "", "pixels in the fit"),
+        Column("n_pix_bad", "i4", "", "pixels left out because of NaN flux or invalid ivar"),
         Column("n_iter", "i4", "", "iterations of the fit"),
         Column("status", "i4", "", "what is wrong with the fit, bits STATnn of this header; 0 = nothing"),
         Column("spectrum_status", "i4", "", "status word of the input spectrum, bits SPECnn; 0 = nothing"),
+        *second_minimum_columns(names, units),
     ))
 
 

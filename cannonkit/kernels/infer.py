@@ -1,16 +1,8 @@
-"""Labels of spectra (paper section 3.5, equation 4): two solvers, parallel over stars. Compiled.
+"""Labels of spectra by passes over the pixels (paper section 3.5, equation 4). Compiled, parallel over stars.
 
-`fit_sums` makes the sums of design.md 4 by float32 matrix products, M = theta' W theta (every distinct
-product of two thetas) and b = theta' W r, over blocks of 64 rows and tiles of pixels, adds the tiles in
-float64, finds the minimum on the sums, and ends with one float64 pass over the residuals that gives chi2 and
-the last step. Cost per star: 2 n_pix n_sum operations in float32, n_sum = K (K + 1) / 2 + K for K terms, and
-4 n_pix K in float64. `fit_pixels` goes over the pixels in float64 at every iteration: the general solver,
-the referee, and the way out for a star whose sums are not good enough (nearly dependent labels, a long last
-step).
-
-Input row k of the whole table stands at place k mod 64 of its block; missing rows have zero weights. A
-product's row depends on its place in the block and on nothing else, so chunks, shards and threads change no
-bit of the answer.
+`fit_pixels` is the general solver: any terms, float64 throughout, every iteration a pass over the pixels. It
+is the referee of the compressed one in kernels/sums.py, which sends it the stars whose sums are not good
+enough. Cost: about ten passes of 2 n_pix K n_label operations per star and start.
 
 Arrays of both kernels (K = terms without the constant, n_label = labels)
 flux_rows, ivar_rows  (n_star, n_byte)  uint8, rows of a table; from byte flux_at / ivar_at stand n_pix
@@ -31,6 +23,7 @@ counts                (n_star, 4) int64 output: pixels used, pixels masked as in
 import numpy as np
 from numba import njit, prange
 
+from cannonkit.kernels.copying import copy_matrix
 from cannonkit.kernels.minimise import (
     CONVERGED,
     ITERATION_LIMIT,
@@ -43,18 +36,13 @@ from cannonkit.kernels.minimise import (
     solve_factored,
 )
 from cannonkit.kernels.spectrum import is_sane, median, read_floats
-from cannonkit.kernels.terms import add_curvature, fill_terms
 
-__all__ = ["CONVERGED", "ITERATION_LIMIT", "SINGULAR", "TOO_FEW_PIXELS", "NO_PIXELS", "NO_FIXED_VALUE",
-           "BLOCK", "TILE", "fit_pixels"]
+__all__ = ["CONVERGED", "ITERATION_LIMIT", "SINGULAR", "TOO_FEW_PIXELS", "NO_PIXELS", "NO_FIXED_VALUE", "fit_pixels"]
 
 TOO_FEW_PIXELS = 3
 NO_PIXELS = 4
 NO_FIXED_VALUE = 5
 
-BLOCK = 64
-# Pixels per matrix product: 64 rows of weights and 512 rows of products of theta fit the second-level cache.
-TILE = 512
 # Ridge on the unit-diagonal matrix of the linear solution, which is only a start.
 RIDGE = 1e-6
 
@@ -69,10 +57,16 @@ def linear_start(sum_m, sum_b, linear, low, high, start):
     scale_by = np.empty(n_term)
     for k in range(n_term):
         scale_by[k] = np.sqrt(sum_m[k, k]) if sum_m[k, k] > 0.0 else 0.0
-    acting = np.flatnonzero(scale_by > 0.0)
+    acting = np.empty(n_term, dtype=np.int64)
+    n_acting = 0
+    for k in range(n_term):
+        if scale_by[k] > 0.0:
+            acting[n_acting] = k
+            n_acting += 1
+    acting = acting[:n_acting]
     factor = np.zeros((n_term, n_term))
     solution = np.empty(n_term)
-    start[:] = np.nan
+    start.fill(np.nan)
     if acting.size == 0 or not factorise(sum_m, RIDGE, scale_by, acting, factor) > 0.0:
         return
     solve_factored(factor, scale_by, acting, sum_b, solution)
@@ -120,9 +114,10 @@ def fit_one(residual, weight, theta, starts, linear, free, fixed, low, high, lab
     for p in range(weight.size):
         for k in range(n_term):
             weighted[p, k] = weight[p] * theta[p, k]
-    sum_m[:] = np.dot(theta.T, weighted)
+    np.dot(theta.T, weighted, sum_m)
     sum_b = np.dot(residual, weighted)
-    own = starts.copy()
+    own = np.empty(starts.shape)
+    copy_matrix(starts, own)
     linear_start(sum_m, sum_b, linear, low, high, own[1])
     hold(own, free, fixed)
     hessian = np.zeros((n_label, n_label))
@@ -166,11 +161,11 @@ def covariance_of(hessian, free, cov):
 @njit(cache=True)
 def clear(x, cov, second, numbers, counts):
     """One star's outputs before anything is known: NaN and 0."""
-    x[:] = np.nan
-    cov[:] = np.nan
-    second[:] = np.nan
-    numbers[:] = np.nan
-    counts[:] = 0
+    x.fill(np.nan)
+    cov.fill(np.nan)
+    second.fill(np.nan)
+    numbers.fill(np.nan)
+    counts.fill(0)
 
 
 @njit(cache=True)
@@ -186,35 +181,46 @@ def cannot_fit(n_used, free, fixed, n_label):
     return CONVERGED if n_value + free.size >= n_label else NO_FIXED_VALUE
 
 
+@njit(cache=True)
+def fit_some_stars(worker, n_worker, flux_rows, flux_at, ivar_rows, ivar_at, swap, constant, theta, s2,
+                   ivar_scale, starts, linear, free, fixed, low, high, label, power,
+                   prior_mean, prior_ivar, max_iter, x, cov, second, numbers, counts):
+    """What one thread does of `fit_pixels`: the stars worker, worker + n_worker, ..."""
+    n_star, n_label = x.shape
+    n_pix = constant.size
+    words = np.empty((2, n_pix), dtype=np.uint32)
+    flux, ivar = words[0].view(np.float32), words[1].view(np.float32)
+    residual, weight = np.empty(n_pix), np.empty(n_pix)
+    ratio, ratio_s2 = np.empty(n_pix, dtype=np.float32), np.empty(n_pix, dtype=np.float32)
+    keys = np.empty(n_pix, dtype=np.int32)
+    for m in range(worker, n_star, n_worker):
+        clear(x[m], cov[m], second[m], numbers[m], counts[m])
+        read_floats(flux_rows[m], flux_at, swap, n_pix, words[0])
+        read_floats(ivar_rows[m], ivar_at, swap, n_pix, words[1])
+        n_used, n_bad = weigh(flux, ivar, constant, s2, ivar_scale, residual, weight, ratio, ratio_s2)
+        numbers[m, 2] = median(ratio, n_used, keys)
+        numbers[m, 3] = median(ratio_s2, n_used, keys)
+        counts[m, 0] = n_used
+        counts[m, 1] = n_bad
+        state = cannot_fit(n_used, free, fixed[m], n_label)
+        if state == CONVERGED:
+            numbers[m, 0], numbers[m, 1], counts[m, 2], state = fit_one(
+                residual, weight, theta, starts, linear, free, fixed[m], low, high, label, power,
+                prior_mean, prior_ivar, max_iter, x[m], cov[m], second[m])
+        counts[m, 3] = state
+
+
 @njit(parallel=True, cache=True)
-def fit_pixels(flux_rows, flux_at, ivar_rows, ivar_at, swap, constant, theta, s2, ivar_scale,
-               starts, linear, free, fixed, low, high, label, power, prior_mean, prior_ivar, max_iter, n_worker,
-               x, cov, second, numbers, counts):
+def fit_pixels(flux_rows, flux_at, ivar_rows, ivar_at, swap, constant, theta, s2, ivar_scale, starts, linear,
+               free, fixed, low, high, label, power, prior_mean, prior_ivar, max_iter,
+               n_worker, x, cov, second, numbers, counts):
     """Fit every star by passes over its pixels, in float64: about 10 passes of 2 n_pix K n_label operations.
 
     Arrays as in the module's docstring; `fixed` is NaN for labels that are fitted. Worker i of n_worker does
     stars i, i + n_worker, ...: each writes only its own rows.
     """
-    n_star, n_label = x.shape
-    n_pix = constant.size
     for worker in prange(n_worker):
-        words = np.empty((2, n_pix), dtype=np.uint32)
-        flux, ivar = words[0].view(np.float32), words[1].view(np.float32)
-        residual, weight = np.empty(n_pix), np.empty(n_pix)
-        ratio, ratio_s2 = np.empty(n_pix, dtype=np.float32), np.empty(n_pix, dtype=np.float32)
-        keys = np.empty(n_pix, dtype=np.int32)
-        for m in range(worker, n_star, n_worker):
-            clear(x[m], cov[m], second[m], numbers[m], counts[m])
-            read_floats(flux_rows[m], flux_at, swap, n_pix, words[0])
-            read_floats(ivar_rows[m], ivar_at, swap, n_pix, words[1])
-            n_used, n_bad = weigh(flux, ivar, constant, s2, ivar_scale, residual, weight, ratio, ratio_s2)
-            numbers[m, 2] = median(ratio, n_used, keys)
-            numbers[m, 3] = median(ratio_s2, n_used, keys)
-            counts[m, 0] = n_used
-            counts[m, 1] = n_bad
-            state = cannot_fit(n_used, free, fixed[m], n_label)
-            if state == CONVERGED:
-                numbers[m, 0], numbers[m, 1], counts[m, 2], state = fit_one(
-                    residual, weight, theta, starts, linear, free, fixed[m], low, high, label, power,
-                    prior_mean, prior_ivar, max_iter, x[m], cov[m], second[m])
-            counts[m, 3] = state
+        fit_some_stars(worker, n_worker, flux_rows, flux_at, ivar_rows, ivar_at, swap, constant, theta, s2,
+                       ivar_scale, starts, linear, free, fixed, low, high, label,
+                       power, prior_mean, prior_ivar, max_iter, x, cov, second,
+                       numbers, counts)

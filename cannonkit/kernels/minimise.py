@@ -14,6 +14,7 @@ per label adds prior_ivar (x - prior_mean)^2 to the objective. Labels that are n
 import numpy as np
 from numba import njit
 
+from cannonkit.kernels.copying import copy_matrix, copy_vector
 from cannonkit.kernels.terms import add_curvature, fill_terms
 
 CONVERGED = 0
@@ -39,7 +40,7 @@ def _from_sums(v, gradient, label, sum_m, sum_b, sum_c, u, work, hessian):
     n_term, n_factor = label.shape
     n_label = hessian.shape[0]
     chi2 = sum_c
-    work[:] = 0.0
+    work.fill(0.0)
     for k in range(n_term):
         row = sum_m[k]
         s = 0.0
@@ -55,7 +56,7 @@ def _from_sums(v, gradient, label, sum_m, sum_b, sum_c, u, work, hessian):
             out = work[i]
             for j in range(n_term):
                 out[j] += row[j] * slope
-    hessian[:] = 0.0
+    hessian.fill(0.0)
     for k in range(n_term):
         for f in range(n_factor):
             i = label[k, f]
@@ -76,16 +77,19 @@ def _from_pixels(v, gradient, label, theta, residual, weight, u, work, hessian):
         for f in range(n_factor):
             if label[k, f] >= 0:
                 dense[k, label[k, f]] += gradient[k, f]
-    left = residual - np.dot(theta, v)
+    left = np.empty(residual.size)
+    np.dot(theta, v, left)
     chi2 = 0.0
     for p in range(left.size):
+        left[p] = residual[p] - left[p]
         chi2 += weight[p] * left[p] * left[p]
         left[p] *= weight[p]
-    u[:] = np.dot(left, theta)
+    np.dot(left, theta, u)
     for k in range(n_term):
         u[k] = -u[k]
-    jacobian = np.dot(theta, dense)
-    hessian[:] = 0.0
+    jacobian = np.empty((left.size, n_label))
+    np.dot(theta, dense, jacobian)
+    hessian.fill(0.0)
     for p in range(left.size):
         if weight[p] > 0.0:
             for i in range(n_label):
@@ -109,7 +113,7 @@ def _equations(pixels, x, label, power, sum_m, sum_b, sum_c, theta, residual, we
     else:
         chi2 = _from_sums(v, gradient, label, sum_m, sum_b, sum_c, u, work, hessian)
     objective = chi2
-    slope[:] = 0.0
+    slope.fill(0.0)
     for k in range(label.shape[0]):
         for f in range(label.shape[1]):
             if label[k, f] < 0:
@@ -121,7 +125,7 @@ def _equations(pixels, x, label, power, sum_m, sum_b, sum_c, theta, residual, we
             objective += prior_ivar[i] * away * away
             slope[i] -= prior_ivar[i] * away
             hessian[i, i] += prior_ivar[i]
-    full[:] = hessian
+    copy_matrix(hessian, full)
     add_curvature(x, label, power, u, full)
     return chi2, objective
 
@@ -158,7 +162,7 @@ def factorise(matrix, damping, scale_by, free, factor):
 def solve_factored(factor, scale_by, free, slope, step):
     """Fill step (n_label,) with the solution for right side `slope`; zero for labels that are not free."""
     n_free = free.size
-    step[:] = 0.0
+    step.fill(0.0)
     for a in range(n_free):
         s = slope[free[a]] / scale_by[free[a]]
         for k in range(a):
@@ -179,9 +183,9 @@ def invert_factored(factor, scale_by, free, covariance):
     n_label = covariance.shape[0]
     unit = np.zeros(n_label)
     column = np.zeros(n_label)
-    covariance[:] = 0.0
+    covariance.fill(0.0)
     for a in range(free.size):
-        unit[:] = 0.0
+        unit.fill(0.0)
         unit[free[a]] = 1.0
         solve_factored(factor, scale_by, free, unit, column)
         for b in range(n_label):
@@ -254,17 +258,17 @@ def descend(pixels, x, free, label, power, sum_m, sum_b, sum_c, theta, residual,
         for i in range(n_label):
             trial[i] = x[i] + shorten * step[i]
         if gain <= TOLERANCE and damping <= 1e-2:
-            x[:] = trial
+            copy_vector(trial, x)
             return chi2 - gain, objective - gain, iteration, CONVERGED
         new_chi2, new_objective = _equations(
             pixels, trial, label, power, sum_m, sum_b, sum_c, theta, residual, weight,
             prior_mean, prior_ivar, v, gradient, u, work, trial_hessian, trial_full, trial_slope)
         if new_objective <= objective:
-            x[:] = trial
+            copy_vector(trial, x)
             chi2, objective = new_chi2, new_objective
-            hessian[:] = trial_hessian
-            full[:] = trial_full
-            slope[:] = trial_slope
+            copy_matrix(trial_hessian, hessian)
+            copy_matrix(trial_full, full)
+            copy_vector(trial_slope, slope)
             damping = 0.1 * damping if damping > 1e-4 else 0.0
         else:
             damping = max(10.0 * damping, 1e-3)
@@ -304,6 +308,14 @@ def _distance2(x, other, hessian):
 
 
 @njit(cache=True)
+def _is_finite(x):
+    for i in range(x.size):
+        if not np.isfinite(x[i]):
+            return False
+    return True
+
+
+@njit(cache=True)
 def _inside(x, low, high):
     for i in range(x.size):
         if not (x[i] >= low[i] and x[i] <= high[i]):
@@ -326,16 +338,19 @@ def best_of_starts(pixels, starts, free, low, high, label, power, sum_m, sum_b, 
     outside the range.
     """
     n_start, n_label = starts.shape
-    found = np.full((n_start, n_label), np.nan)
+    found = np.empty((n_start, n_label))
     found_hessian = np.zeros((n_start, n_label, n_label))
-    chi2 = np.full(n_start, np.inf)
-    objective = np.full(n_start, np.inf)
-    state = np.full(n_start, SINGULAR)
+    chi2 = np.empty(n_start)
+    objective = np.empty(n_start)
+    state = np.empty(n_start, dtype=np.int64)
+    chi2.fill(np.inf)
+    objective.fill(np.inf)
+    state.fill(SINGULAR)
     n_iter = 0
     for s in range(n_start):
-        if not np.isfinite(starts[s]).all():
+        copy_vector(starts[s], found[s])
+        if not _is_finite(found[s]):
             continue
-        found[s] = starts[s]
         chi2[s], objective[s], used, state[s] = descend(
             pixels, found[s], free, label, power, sum_m, sum_b, sum_c, theta, residual, weight,
             prior_mean, prior_ivar, max_iter, found_hessian[s])
@@ -348,12 +363,12 @@ def best_of_starts(pixels, starts, free, low, high, label, power, sum_m, sum_b, 
         rank = 2 * state[s] + (0 if _inside(found[s], low, high) else 1)
         if rank < best_rank or (rank == best_rank and objective[s] < objective[best]):
             best, best_rank = s, rank
-    second[:] = np.nan
+    second.fill(np.nan)
     if best < 0:
-        x[:] = np.nan
+        x.fill(np.nan)
         return np.nan, np.nan, n_iter, SINGULAR
-    x[:] = found[best]
-    hessian[:] = found_hessian[best]
+    copy_vector(found[best], x)
+    copy_matrix(found_hessian[best], hessian)
     other = -1
     for s in range(n_start):
         if s != best and state[s] == CONVERGED and (other < 0 or objective[s] < objective[other]) and \
@@ -361,6 +376,6 @@ def best_of_starts(pixels, starts, free, low, high, label, power, sum_m, sum_b, 
             other = s
     delta = np.nan
     if other >= 0 and state[best] == CONVERGED:
-        second[:] = found[other]
+        copy_vector(found[other], second)
         delta = chi2[other] - chi2[best]
     return chi2[best], delta, n_iter, state[best]

@@ -15,9 +15,13 @@ import numpy as np
 from cannonkit.bitmasks import FIT_STATUS, SPECTRUM_UNUSABLE
 from cannonkit.errors import DataError
 from cannonkit.kernels import infer as kernel
+from cannonkit.kernels import sums
 from cannonkit.kernels.terms import factors_of
 
 SOLVERS = ("auto", "sums", "pixels")
+
+# Largest table of products of coefficients that 'auto' makes, in bytes (13 MB for 28 terms, 8,575 pixels).
+LARGEST_TABLE = 512 << 20
 
 # Status bits of the states that the kernels return.
 _STATE_BITS = {
@@ -61,6 +65,7 @@ class Fitter:
     prior_ivar: np.ndarray
     max_iter: int
     scaled_covariance: bool
+    tiles: tuple            # what only the compressed solver needs; see `_tiles`
 
     @property
     def dtype(self):
@@ -117,11 +122,14 @@ class Fitter:
         cov, numbers = np.empty((n_star, n_label, n_label)), np.empty((n_star, 4))
         counts = np.empty((n_star, 4), dtype=np.int64)
         low, high = self.training_low - self.margin, self.training_high + self.margin
-        kernel.fit_pixels(
-            flux, flux_at, ivar, ivar_at, swap, self.constant, self.theta, self.s2, self.ivar_scale,
-            self.starts, self.linear, self.free, held, low, high, self.label, self.power,
-            self.prior_mean, self.prior_ivar, self.max_iter, numba.get_num_threads(),
-            x, cov, second, numbers, counts)
+        common = (self.starts, self.linear, self.free, held, low, high, self.label, self.power, self.prior_mean,
+                  self.prior_ivar, self.max_iter, numba.get_num_threads(), x, cov, second, numbers, counts)
+        spectra = (flux, flux_at, ivar, ivar_at, swap)
+        arrays = (self.constant, self.theta, self.s2, self.ivar_scale)
+        if self.solver == "sums":
+            sums.fit_sums(*spectra, first_row, *arrays, *self.tiles, *common)
+        else:
+            kernel.fit_pixels(*spectra, *arrays, *common)
         return self._rows(x, cov, second, numbers, counts, spectrum_status)
 
     def _rows(self, x, cov, second, numbers, counts, spectrum_status):
@@ -216,20 +224,53 @@ def prepare(model, *, solver="auto", starts=0, seed=1, max_iter=50, margin=0.5, 
         for i in range(len(names)):
             if (row == unit[i]).all():
                 linear[i] = k
+    arrays = (np.ascontiguousarray(theta[:, is_constant].sum(axis=1)), np.ascontiguousarray(theta[:, ~is_constant]),
+              np.where(usable, s2, 0.0), np.where(usable, np.asarray(model.ivar_scale, np.float64), 0.0))
+    if solver == "auto":
+        n_term = int((~is_constant).sum())
+        solver = "sums" if n_term * (n_term + 1) // 2 * 4 * model.n_pix <= LARGEST_TABLE else "pixels"
     return Fitter(
-        model=model, solver="pixels",
-        constant=np.ascontiguousarray(theta[:, is_constant].sum(axis=1)),
-        theta=np.ascontiguousarray(theta[:, ~is_constant]),
-        s2=np.where(usable, s2, 0.0), ivar_scale=np.where(usable, np.asarray(model.ivar_scale, np.float64), 0.0),
+        model=model, solver=solver, constant=arrays[0], theta=arrays[1], s2=arrays[2], ivar_scale=arrays[3],
         starts=np.concatenate([np.zeros((2, len(names))), extra]), linear=linear, free=free,
         training_low=everything.min(axis=0), training_high=everything.max(axis=0), margin=float(margin),
         label=label, power=power, prior_mean=prior_mean, prior_ivar=prior_ivar, max_iter=int(max_iter),
-        scaled_covariance=bool(scaled_covariance))
+        scaled_covariance=bool(scaled_covariance), tiles=_tiles(*arrays) if solver == "sums" else ())
+
+
+def _tiles(constant, theta, s2, ivar_scale):
+    """What kernels/sums.py needs besides: float32 copies and tiles of theta and of its products."""
+    theta_tiles = sums.tiled(theta)
+    return (constant.astype(np.float32), theta_tiles.astype(np.float32), s2.astype(np.float32),
+            ivar_scale.astype(np.float32), sums.pairs_of(theta),
+            np.ascontiguousarray(theta_tiles.transpose(0, 2, 1)))
 
 
 def fit(model, flux, ivar, *, first_row=0, fixed_values=None, spectrum_status=None, **options):
     """`prepare(model, **options).fit(flux, ivar)`: structured rows of result_dtype(model.label_names)."""
     return prepare(model, **options).fit(flux, ivar, first_row, fixed_values, spectrum_status)
+
+
+def check_grid(wavelength, medium, model, where="the spectra"):
+    """Raise DataError unless spectra on `wavelength` (n_pix,) Angstrom, in `medium`, are on the model's grid.
+
+    Wavelengths may differ by a hundredth of a pixel. The message has both grids' start, step and number of
+    pixels.
+    """
+    ours = np.asarray(model.wavelength, dtype=np.float64)
+    same = len(wavelength) == len(ours) and medium == model.medium
+    if same and len(ours) > 1:
+        step = np.abs(np.gradient(ours)).min()
+        same = bool((np.abs(wavelength - ours) <= 0.01 * step).all())
+    if not same:
+        raise DataError(f"{where}: another grid than the model's: {_describe(wavelength, medium)}; "
+                        f"the model has {_describe(ours, model.medium)}")
+
+
+def _describe(wavelength, medium):
+    if len(wavelength) < 2:
+        return f"{len(wavelength)} pixels"
+    return (f"{len(wavelength)} pixels from {wavelength[0]:.4f} to {wavelength[-1]:.4f} Angstrom in {medium}, "
+            f"first step {wavelength[1] - wavelength[0]:.6g}")
 
 
 def _as_bytes(array):
