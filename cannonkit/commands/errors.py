@@ -11,7 +11,7 @@ Examples:
 """
 from cannonkit import cli, config
 
-CALIBRATE = """Find the factor of the formal errors (equation 6) and the precision against S/N, from repeats.
+CALIBRATE = """Find the factor of the formal errors and the precision against S/N, from repeats (equation 6).
 
 The input is a labels product of cc-infer with several spectra per star, or any FITS table with --labels and
 the column options. A group of n spectra counts as n - 1 pairs. With --error-model full the errors become
@@ -25,8 +25,9 @@ Examples:
 --covariance-units scaled --against {} -o errors.fits
 """
 
-APPLY = """Add final errors to labels: per label the larger of f times the formal error and the precision at the
-survey's S/N; with --error-model full the full model. The covariance is scaled with them.
+APPLY = """Add final errors to labels, and their covariance.
+Per label the larger of f times the formal error and the precision at the survey's S/N; with --error-model full
+the full model. The covariance is scaled with them.
 
 Examples:
   cc-errors apply acgs.flagged.fits --errors acgs.errors.fits -o acgs.final.fits
@@ -34,8 +35,8 @@ Examples:
   cc-errors apply - --errors acgs.errors.fits --error-model full -o - < acgs.flagged.fits | cc-check -
 """
 
-VALIDATE = """Widths of pulls (difference over error) of repeats in bins of S/N, Teff, log g and [Fe/H]: with the
-formal errors, the factor alone, the paper's final errors and the full model side by side. 1 is right.
+VALIDATE = """Widths of pulls (difference over error) of repeats in bins of S/N, Teff, log g and [Fe/H].
+With the formal errors, the factor alone, the paper's final errors and the full model side by side. 1 is right.
 
 If calibrate left stars aside (--holdout), only those are used.
 
