@@ -22,7 +22,7 @@ number of threads. BLAS must use one thread (process.set_threads sees to that in
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from cannonkit.kernels import dense, scatter
 from cannonkit.kernels.spectrum import is_sane
@@ -523,10 +523,22 @@ def _settle(rule, block):
             block.status[p] |= AT_ZERO
 
 
-@njit(cache=True)
-def _pixels_of_block(rule, flux, ivar, ivar_scale, order, basis, rules, s2_given, first, stop, theta, s2, status,
-                     n_good):
-    """fit_pixels for the pixels [first, stop)."""
+@njit(cache=True, nogil=True)
+def fit_block(rule, flux, ivar, ivar_scale, order, basis, rules, s2_given, first, stop, theta, s2, status, n_good):
+    """Fit the pixels [first, stop) over all stars. `first` is a multiple of N_BLOCK, stop - first at most N_BLOCK.
+
+    rule        ML, REML, MEDIAN, NONE or FIXED
+    flux, ivar  (n_star, n_pix)  float32; ivar 0, NaN and impossible values mask a pixel of a star
+    ivar_scale  (n_pix,)         float64, multiplies ivar
+    order       (n_star,)        int64, the rows of flux and ivar that belong to the rows of the basis
+    basis       Basis of the training stars, finite;  rules: Rules of all pixels
+    s2_given    (n_pix,)         float64 for FIXED (infinite: pixel not used), else (0,)
+    theta       (n_pix, n_term)  float64, output, only these pixels
+    s2          (n_pix,)         float64, output; infinite where the pixel cannot be used
+    status, n_good  (n_pix,) int32 and int64, output
+    Releases the interpreter: blocks are spread over threads by the caller (stages/train.py), because a prange
+    would compile all this twice and could not show progress.
+    """
     n_star, n_term = basis.design.shape
     block = _new_block(stop - first, n_star, n_term)
     todo = np.empty(stop - first, np.int64)
@@ -542,35 +554,6 @@ def _pixels_of_block(rule, flux, ivar, ivar_scale, order, basis, rules, s2_given
     s2[first:stop] = block.s2
     status[first:stop] = block.status
     n_good[first:stop] = block.n_good
-
-
-@njit(parallel=True, cache=True)
-def fit_pixels(rule, flux, ivar, ivar_scale, design, products, pair_index, terms_on, penalty, low, high, s2_given,
-               theta, s2, status, n_good):
-    """Fit every pixel over all stars. Parallel over blocks of N_BLOCK pixels.
-
-    rule        ML, REML, MEDIAN, NONE or FIXED
-    flux, ivar  (n_star, n_pix)   float32; ivar 0, NaN and impossible values mask a pixel of a star
-    ivar_scale  (n_pix,)          float64, multiplies ivar
-    design      (n_star, n_term)  float64, v(x) of the training labels, finite
-    products    (n_star, n_sum)   float64, distinct products of two terms
-    pair_index  (n_term, n_term)  int64, column of `products` that holds v_i v_j
-    terms_on    (n_pix, n_term)   uint8, 0: the coefficient is zero and not fitted
-    penalty, low, high  (n_term,) float64 of an L1 penalty and bounds, or (0,) for the plain fit
-    s2_given    (n_pix,)          float64 for FIXED (infinite: pixel not used), else (0,)
-    theta       (n_pix, n_term)   float64, output
-    s2          (n_pix,)          float64, output; infinite where the pixel cannot be used
-    status, n_good  (n_pix,) int32 and int64, output
-    """
-    n_pix = theta.shape[0]
-    order = np.arange(design.shape[0])
-    basis = Basis(design, np.ascontiguousarray(design.T), products, pair_index)
-    rules = Rules(terms_on, penalty, low, high)
-    for b in prange((n_pix + N_BLOCK - 1) // N_BLOCK):
-        first = b * N_BLOCK
-        stop = min(first + N_BLOCK, n_pix)
-        _pixels_of_block(rule, flux, ivar, ivar_scale, order, basis, rules, s2_given, first, stop, theta, s2, status,
-                         n_good)
 
 
 @njit(cache=True)
@@ -612,10 +595,19 @@ def _median_without(ivar, residual, first, stop):
                                np.concatenate((residual[:first], residual[stop:])))
 
 
-@njit(cache=True)
-def _folds_of_block(rule, flux, ivar, ivar_scale, order, fold_start, basis, rules, full_s2, first, stop, fold_theta,
+@njit(cache=True, nogil=True)
+def fit_block_folds(rule, flux, ivar, ivar_scale, order, fold_start, basis, rules, full_s2, first, stop, fold_theta,
                     fold_s2, fold_status, likelihood, n_likelihood):
-    """fit_folds for the pixels [first, stop)."""
+    """Fit the pixels [first, stop) without each fold in turn, starting from the full fit's s2.
+
+    As fit_block, but with the rows of the basis sorted by fold (order, products and design alike), and
+    fold_start  (n_share + 1,) int64: share k is the rows [fold_start[k], fold_start[k + 1]). The first n_fold
+                shares are left out in turn; the rest, if any, is always in
+    full_s2     (n_pix,)   float64, of the full fit (infinite where unusable); the fixed values if rule is FIXED
+    fold_theta  (n_fold, n_pix, n_term), fold_s2 (n_fold, n_pix) float64, fold_status (n_fold, n_pix) int32: output
+    likelihood, n_likelihood  (n_pix,) float64 and int64, added to: minus twice the log-likelihood of the held-out
+    stars less n ln 2 pi, and their number; nothing is done if they have no elements
+    """
     n_star, n_term = basis.design.shape
     n_sum = basis.products.shape[1]
     n_share = fold_start.shape[0] - 1
@@ -690,27 +682,3 @@ def _folds_of_block(rule, flux, ivar, ivar_scale, order, fold_start, basis, rule
         fold_theta[k, first:stop] = block.theta
         fold_s2[k, first:stop] = block.s2
         fold_status[k, first:stop] = block.status
-
-
-@njit(parallel=True, cache=True)
-def fit_folds(rule, flux, ivar, ivar_scale, order, fold_start, design, products, pair_index, terms_on, penalty,
-              low, high, full_s2, fold_theta, fold_s2, fold_status, likelihood, n_likelihood):
-    """Fit every pixel without each fold in turn, starting from the full fit's s2. Parallel over blocks.
-
-    order       (n_star,)  int64, star rows sorted by fold
-    fold_start  (n_share + 1,) int64: share k is order[fold_start[k]:fold_start[k + 1]]. The first n_fold shares
-                are left out in turn; the rest, if any, is always in
-    design, products       as in fit_pixels but with rows in `order`
-    full_s2     (n_pix,)   float64, of the full fit (infinite where unusable); the fixed values if rule is FIXED
-    fold_theta  (n_fold, n_pix, n_term), fold_s2 (n_fold, n_pix) float64, fold_status (n_fold, n_pix) int32: output
-    likelihood, n_likelihood  (n_pix,) float64 and int64, added to: minus twice the log-likelihood of the held-out
-    stars less n ln 2 pi, and their number; nothing is done if they have no elements
-    """
-    n_pix = full_s2.shape[0]
-    basis = Basis(design, np.ascontiguousarray(design.T), products, pair_index)
-    rules = Rules(terms_on, penalty, low, high)
-    for b in prange((n_pix + N_BLOCK - 1) // N_BLOCK):
-        first = b * N_BLOCK
-        stop = min(first + N_BLOCK, n_pix)
-        _folds_of_block(rule, flux, ivar, ivar_scale, order, fold_start, basis, rules, full_s2, first, stop,
-                        fold_theta, fold_s2, fold_status, likelihood, n_likelihood)

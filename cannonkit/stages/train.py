@@ -3,8 +3,10 @@
 `train` checks the labels, builds the terms, fits every pixel (kernels/train.py), infers every star by a model
 that has not seen it, and returns the Model with a list of messages for the user.
 """
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
+import numba
 import numpy as np
 
 from cannonkit import schema
@@ -71,17 +73,27 @@ class Problem:
     high: np.ndarray = field(default_factory=lambda: NOTHING)
     s2_given: np.ndarray = field(default_factory=lambda: NOTHING)
 
-    def fit(self):
-        """(theta, s2, status, n_good) of every pixel over all stars."""
+    def _basis(self, order):
+        design = np.ascontiguousarray(self.design[order])
+        return kernel.Basis(design, np.ascontiguousarray(design.T), np.ascontiguousarray(self.products[order]),
+                            self.pair_index)
+
+    def _rules(self):
+        return kernel.Rules(self.terms_on, self.penalty, self.low, self.high)
+
+    def fit(self, advance=None):
+        """(theta, s2, status, n_good) of every pixel over all stars. advance(n) is called as pixels are done."""
         n_pix, n_term = self.flux.shape[1], self.design.shape[1]
         theta, s2 = np.empty((n_pix, n_term)), np.empty(n_pix)
         status, n_good = np.empty(n_pix, np.int32), np.empty(n_pix, np.int64)
-        kernel.fit_pixels(self.rule, self.flux, self.ivar, self.ivar_scale, self.design, self.products,
-                          self.pair_index, self.terms_on, self.penalty, self.low, self.high, self.s2_given, theta,
-                          s2, status, n_good)
+        order = np.arange(len(self.design))
+        basis, rules = self._basis(order), self._rules()
+        _over_blocks(n_pix, advance, lambda first, stop: kernel.fit_block(
+            self.rule, self.flux, self.ivar, self.ivar_scale, order, basis, rules, self.s2_given, first, stop, theta,
+            s2, status, n_good))
         return theta, s2, status, n_good
 
-    def fit_folds(self, fold, numbers, full_s2, likelihood=False):
+    def fit_folds(self, fold, numbers, full_s2, likelihood=False, advance=None):
         """Fits without each of the folds `numbers`: (theta (n, n_pix, n_term), s2, status, -2 ln L, its number).
 
         The likelihood is that of the held-out pixels, per pixel, (0,) if not asked for.
@@ -96,9 +108,10 @@ class Problem:
         theta = np.empty((len(numbers), n_pix, n_term))
         s2, status = np.empty((len(numbers), n_pix)), np.empty((len(numbers), n_pix), np.int32)
         values, counts = np.zeros(n_pix if likelihood else 0), np.zeros(n_pix if likelihood else 0, np.int64)
-        kernel.fit_folds(self.rule, self.flux, self.ivar, self.ivar_scale, order, start, self.design[order],
-                         self.products[order], self.pair_index, self.terms_on, self.penalty, self.low, self.high,
-                         full_s2, theta, s2, status, values, counts)
+        basis, rules = self._basis(order), self._rules()
+        _over_blocks(n_pix, advance, lambda first, stop: kernel.fit_block_folds(
+            self.rule, self.flux, self.ivar, self.ivar_scale, order, start, basis, rules, full_s2, first, stop, theta,
+            s2, status, values, counts))
         return theta, s2, status, values, counts
 
     def with_penalty(self, l1, bounds):
@@ -110,6 +123,19 @@ class Problem:
         penalty[0] = 0.0
         low, high = bounds if bounds is not None else (np.full(n_term, -np.inf), np.full(n_term, np.inf))
         return replace(self, penalty=penalty, low=low, high=high)
+
+
+def _over_blocks(n_pix, advance, work):
+    """work(first, stop) for every block of pixels, spread over numba's number of threads; advance(n) after each."""
+    edges = [(first, min(first + kernel.N_BLOCK, n_pix)) for first in range(0, n_pix, kernel.N_BLOCK)]
+    pool = ThreadPoolExecutor(numba.get_num_threads())
+    try:
+        for (first, stop), done in [(edge, pool.submit(work, *edge)) for edge in edges]:
+            done.result()
+            if advance is not None:
+                advance(stop - first)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def products_of(x, powers):
@@ -151,8 +177,10 @@ def statistics(difference):
     return result
 
 
-def train(data, settings):
+def train(data, settings, advance=None):
     """Train and cross-validate: (Model, notes, warnings). `settings` has the fields of config.Train.
+
+    advance(n) is called as the pixels of the full fit are done.
 
     Raises DataError for labels that cannot be trained on (see check_terms), no usable pixel, too few stars in a
     fold; ConfigError for settings that contradict each other. Rows with a NaN label are kept, not used.
@@ -193,7 +221,7 @@ def train(data, settings):
         notes.append(f"L1 penalty chosen: {l1:g}")
     problem = problem.with_penalty(l1, bounds)
 
-    theta, s2, status, n_good = problem.fit()
+    theta, s2, status, n_good = problem.fit(advance)
     if not np.isfinite(s2).any():
         raise DataError(f"no usable pixel: in every one of {n_pix} pixels fewer of the {len(labels)} stars have data "
                         f"than there are terms ({len(powers)})")

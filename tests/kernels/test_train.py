@@ -2,15 +2,14 @@
 import numba
 import numpy as np
 import pytest
+from kernels.referee_train import fit_pixel, lasso, theta_at
+
 from cannonkit import bitmasks
 from cannonkit.kernels import dense, scatter
 from cannonkit.kernels import train as kernel
 from cannonkit.kernels.vectorizer import design_matrix
-from cannonkit.stages.train import products_of
+from cannonkit.stages.train import Problem, products_of
 from cannonkit.stages.vectorizer import powers_of
-from kernels.referee_train import fit_pixel, lasso, theta_at
-
-NONE = np.empty(0)
 
 
 class Case:
@@ -34,15 +33,13 @@ class Case:
         return fit(rule, self.flux, self.ivar, self.design, self.products, self.pair_index, **changes)
 
 
-def fit(rule, flux, ivar, design, products, pair_index, terms_on=None, penalty=NONE, low=NONE, high=NONE,
-        s2_given=NONE):
-    n_pix, n_term = flux.shape[1], design.shape[1]
-    theta, s2 = np.empty((n_pix, n_term)), np.empty(n_pix)
-    status, n_good = np.empty(n_pix, np.int32), np.empty(n_pix, np.int64)
-    terms_on = np.ones((n_pix, n_term), np.uint8) if terms_on is None else terms_on
-    kernel.fit_pixels(rule, flux, ivar, np.ones(n_pix), design, products, pair_index, terms_on, penalty, low, high,
-                      s2_given, theta, s2, status, n_good)
-    return theta, s2, status, n_good
+def problem(rule, flux, ivar, design, products, pair_index, terms_on=None, **changes):
+    terms_on = np.ones((flux.shape[1], design.shape[1]), np.uint8) if terms_on is None else terms_on
+    return Problem(rule, flux, ivar, np.ones(flux.shape[1]), design, products, pair_index, terms_on, **changes)
+
+
+def fit(*arguments, **changes):
+    return problem(*arguments, **changes).fit()
 
 
 def check(case, result, restricted=False):
@@ -149,17 +146,9 @@ def test_unusable_pixels(rng):
         assert n_good[5] == 9 and n_good[3] == 0
 
 
-def folds_of(case, rule, s2, fold, **changes):
-    order = np.argsort(fold, kind="stable")
-    n_fold, (n_pix, n_term) = fold.max() + 1, case.theta.shape
-    start = np.searchsorted(fold[order], np.arange(n_fold + 1))
-    theta = np.empty((n_fold, n_pix, n_term))
-    fold_s2, status = np.empty((n_fold, n_pix)), np.empty((n_fold, n_pix), np.int32)
-    like, count = np.zeros(n_pix), np.zeros(n_pix, np.int64)
-    options = {"terms_on": np.ones((n_pix, n_term), np.uint8), "penalty": NONE, "low": NONE, "high": NONE} | changes
-    kernel.fit_folds(rule, case.flux, case.ivar, np.ones(n_pix), order, start, case.design[order],
-                     case.products[order], case.pair_index, *options.values(), s2, theta, fold_s2, status, like, count)
-    return theta, fold_s2, status, like, count
+def folds_of(case, rule, s2, fold):
+    made = problem(rule, case.flux, case.ivar, case.design, case.products, case.pair_index)
+    return made.fit_folds(fold, np.arange(fold.max() + 1), s2, likelihood=True)
 
 
 @pytest.mark.parametrize("s_rel", [0.0, 1.0])
