@@ -419,8 +419,12 @@ def load_pair(name):
 
 def is_pair(name):
     """True where the recipe is a pair of surveys, by its top-level keys; decided without loading it."""
-    with open(find(name), encoding="utf-8", errors="replace") as lines:
-        return any(line.startswith(("left:", "right:")) for line in lines)
+    path = find(name)
+    try:
+        with open(path, encoding="utf-8", errors="replace") as lines:
+            return any(line.startswith(("left:", "right:")) for line in lines)
+    except OSError as error:
+        raise errors.NoInputError(f"{path}: {error.strerror}") from None
 
 
 def load_attach(name):

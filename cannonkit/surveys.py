@@ -26,19 +26,17 @@ CHUNK = 16384             # rows of a catalogue in memory at a time; fewer where
 CHUNK_BYTES = 16 << 20
 
 
-class CsvTable:
-    """A CSV file with a header line, as a table: name, n_row, columns, `chunks`. Types are found by column:
-    whole numbers (64 bits, exact), numbers (empty = NaN), texts (007 is one). `#` lines are comments."""
+class TextTable:
+    """A table in a text: name, n_row, columns, `chunks`, as an open FITS table has. Types are found by column:
+    whole numbers (64 bits, exact), numbers (empty = NaN), texts (007 is one).
+
+    names, rows: the columns' names and the rows' texts.  text: what they were read from, for DATASUM.
+    """
 
     product = None
 
-    def __init__(self, path, text):
+    def __init__(self, path, names, rows, text):
         self.name = str(path)
-        lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-        rows = list(csv.reader(lines))
-        if not rows:
-            raise errors.DataError(f"{path}: empty")
-        names = [name.strip() for name in rows.pop(0)]
         if len({n.casefold() for n in names}) < len(names) or "" in names:
             raise errors.DataError(f"{path}: its header line has blank names or the same name twice")
         for number, row in enumerate(rows):
@@ -54,7 +52,8 @@ class CsvTable:
             self.columns[name] = Column(name, kind, null=schema.NULL_ID if kind == "i8" else None)
         self.n_row, self.header = len(rows), fits.Header()
         self._sum = fits.Sum()
-        self._sum.add(np.frombuffer(text.encode().ljust(-(-len(text.encode()) // 4) * 4, b"\0"), np.uint8))
+        data = text.encode()
+        self._sum.add(np.frombuffer(data.ljust(-(-len(data) // 4) * 4, b"\0"), np.uint8))
 
     def chunks(self, chunk=None, columns=None, start=0, stop=None):
         """Yield (first row, rows) of the wanted columns."""
@@ -96,28 +95,78 @@ def _typed(values):
 
 
 def open_table(path, hdu=None):
-    """A raw catalogue (FITS, or CSV where the file's name ends with .csv) or one of our products, for reading
-    by chunks. Raises NoInputError, DataError."""
-    if str(path).lower().endswith(".csv"):
-        try:
-            with open(os.fspath(path), encoding="utf-8-sig", newline="") as file:
-                return CsvTable(path, file.read())
-        except UnicodeDecodeError:
-            raise errors.DataError(f"{path}: not a text file (UTF-8)") from None
-        except OSError as error:
-            raise errors.NoInputError(f"{path}: {error.strerror}") from None
+    """A raw catalogue or one of our products, for reading by chunks: FITS; or by its name a text:
+
+        NAME.csv     comma-separated, a header line, `#` lines are comments
+        NAME.txt     separated by blanks, a header line (with or without `#`)
+        a directory  all its .txt files as one table, with a column `cluster` that has the file's name
+                     (so Vasiliev & Baumgardt 2021 publish the members of globular clusters)
+
+    Raises NoInputError, DataError."""
+    name = os.fspath(path)
+    if name.lower().endswith(".csv"):
+        return _read_csv(name)
+    if name.lower().endswith(".txt"):
+        names, rows, text = _read_blanks(name)
+        return TextTable(name, names, rows, text)
+    if os.path.isdir(name):
+        return _read_directory(name)
     return stream.open_source(path, hdu=hdu)
+
+
+def _text(path):
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return file.read()
+    except UnicodeDecodeError:
+        raise errors.DataError(f"{path}: not a text file (UTF-8)") from None
+    except OSError as error:
+        raise errors.NoInputError(f"{path}: {error.strerror}") from None
+
+
+def _read_csv(path):
+    text = _text(path)
+    rows = list(csv.reader(line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")))
+    if not rows:
+        raise errors.DataError(f"{path}: empty")
+    return TextTable(path, [name.strip() for name in rows[0]], rows[1:], text)
+
+
+def _read_blanks(path):
+    """Column names, rows and text of a table whose values are separated by blanks."""
+    text = _text(path)
+    lines = [line.split() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise errors.DataError(f"{path}: empty")
+    names = lines[0][1:] if lines[0][0] == "#" else [lines[0][0].lstrip("#"), *lines[0][1:]]
+    return names, [line for line in lines[1:] if not line[0].startswith("#")], text
+
+
+def _read_directory(path):
+    files = sorted(f for f in os.listdir(path) if f.lower().endswith(".txt"))
+    if not files:
+        raise errors.NoInputError(f"{path}: a directory without .txt files")
+    names, rows, texts = None, [], []
+    for file in files:
+        found, more, text = _read_blanks(os.path.join(path, file))
+        if names is not None and found != names:
+            raise errors.DataError(f"{os.path.join(path, file)}: columns {' '.join(found)}, those of {files[0]} "
+                                   f"are {' '.join(names)}")
+        names = found
+        rows += [[*row, file[:-4]] for row in more]
+        texts.append(text)
+    return TextTable(path, [*names, "cluster"], rows, "".join(texts))
+
+
+def table_place(table):
+    """The table's name for messages."""
+    return table.place() if hasattr(table, "place") else table.name
 
 
 def chunk_rows(table):
     """How many rows of the table to read at a time."""
     width = table.hdu.axes[0] if getattr(table, "hdu", None) is not None else 1
     return max(1, min(CHUNK, CHUNK_BYTES // max(1, width)))
-
-
-def table_place(table):
-    """The table's name for messages."""
-    return table.place() if hasattr(table, "place") else table.name
 
 
 def chosen_rows(table, mapping, also=None):

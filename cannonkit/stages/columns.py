@@ -44,7 +44,7 @@ class Columns:
             if match[3] is None and size > 1:
                 raise errors.DataError(f"{errors.where(self.place, column=name)}: has {size} elements a row, "
                                        f"{what} asks for {text}")
-            return Reference(column, int(match[3] or 0), bool(match[1]))
+            return Reference(column, int(match[3] or 0), bool(match[1]), self.place)
         return None
 
     def required(self, references, what):
@@ -75,8 +75,9 @@ class Columns:
 class Reference:
     """One value a row: a column, one element of a vector column, or ten to its power."""
 
-    def __init__(self, column, element, power):
+    def __init__(self, column, element, power, place):
         self.column, self.element, self.power = column, element, power
+        self.where = errors.where(place, column=column.name)
         self.name, self.kind = column.name, np.dtype(column.dtype).kind
 
     def raw(self, rows):
@@ -89,7 +90,7 @@ class Reference:
     def numbers(self, rows, sentinel=None):
         """float64 values; NaN for TNULL, values below `sentinel`, and infinities. Texts raise DataError."""
         if self.kind == "S":
-            raise errors.DataError(f"column {self.name!r} is a text, a number was expected")
+            raise errors.DataError(f"{self.where}: is a text, a number was expected")
         raw = self.raw(rows)
         values = raw.astype(np.float64)
         if self.column.null is not None:
@@ -114,18 +115,18 @@ class Reference:
             try:
                 values[filled] = texts[filled].astype(np.int64)
             except (ValueError, OverflowError):
-                raise errors.DataError(f"column {self.name!r}: a text that is no whole number") from None
+                raise errors.DataError(f"{self.where}: a text that is no whole number") from None
             return values
         if self.kind == "f":
             good = np.isfinite(raw)
             if np.any(np.abs(raw[good]) > 2.0 ** 53) or np.any(raw[good] != np.trunc(raw[good])):
-                raise errors.DataError(f"column {self.name!r}: exact whole numbers are needed: it is a float "
-                                       "column with fractions or values beyond 2^53")
+                raise errors.DataError(f"{self.where}: exact whole numbers are needed: it is a float column "
+                                       "with fractions or values beyond 2^53")
             values = np.full(len(raw), schema.NULL_ID, np.int64)
             values[good] = raw[good].astype(np.int64)
             return values
         if self.kind == "u" and raw.dtype.itemsize == 8 and np.any(raw > np.iinfo(np.int64).max):
-            raise errors.DataError(f"column {self.name!r}: values beyond 2^63")
+            raise errors.DataError(f"{self.where}: values beyond 2^63")
         values = raw.astype(np.int64)
         if self.column.null is not None:
             values[raw == self.column.null] = schema.NULL_ID

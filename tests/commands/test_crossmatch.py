@@ -234,6 +234,25 @@ def test_bad_csv(tmp_path, text, message):
         surveys.open_table(path)
 
 
+def test_members_in_a_directory_of_texts(inside, galah, tmp_path):
+    """The layout in which Vasiliev & Baumgardt publish: a file per cluster, named after it."""
+    folder = tmp_path / "members"
+    folder.mkdir()
+    (folder / "NGC_104.txt").write_text("# source_id ra memberprob\n"
+                                        f"{GAIA} 1.5 0.9\n{GAIA + 1} 1.5 0.2\n{GAIA + 2} 1 1e-3\n")
+    (folder / "NGC_288.txt").write_text(f"source_id  ra memberprob\n{GAIA + 1} 1.5 0.8\n")
+    out = tmp_path / "o.fits"
+    assert inside("crossmatch", galah, "--recipe", "galah_dr3", "--attach", folder, "clusters", "--quiet",
+                  "-o", out) == 0
+    rows, _, _ = read(out)
+    found = {int(i - GAIA): (c, round(p, 3)) for i, c, p in zip(
+        rows["galah_dr3_source_id"], rows["galah_cluster"], rows["galah_cluster_prob"], strict=True) if c}
+    assert found == {0: ("NGC_104", 0.9), 1: ("NGC_288", 0.8), 2: ("NGC_104", 0.001)}
+    (folder / "NGC_288.txt").write_text("source_id memberprob\n1 0.8\n")
+    with pytest.raises(errors.DataError, match="NGC_288.txt: columns source_id memberprob, those of NGC_104.txt"):
+        surveys.open_table(folder)
+
+
 def test_csv_types(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("big,gap,real,text,name\n9223372036854775807,1,1.5,007,a\n-1,,,12,\n")

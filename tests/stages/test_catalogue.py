@@ -361,7 +361,7 @@ def test_names_in_other_case_are_found(galah):
 def test_ids_must_be_exact(galah):
     rows = galah_rows(2)
     as_float = rows.astype([(n, "f8" if n == "dr3_source_id" else d) for n, d in GALAH_DTYPE])
-    with pytest.raises(errors.DataError, match="'dr3_source_id': exact whole numbers are needed"):
+    with pytest.raises(errors.DataError, match="test.fits: column 'dr3_source_id': exact whole numbers are needed"):
         mapped(galah, as_float)
     as_float = rows.astype([(n, "f8" if n == "sobject_id" else d) for n, d in GALAH_DTYPE])
     assert mapped(galah, as_float)[0]["id"][0] == b"131217003901110"         # 15 digits are exact in a float64
@@ -387,7 +387,7 @@ def test_a_long_id_is_refused(apogee):
 
 def test_a_text_is_no_label(galah):
     rows = galah_rows(1).astype([(n, "S8" if n == "teff" else d) for n, d in GALAH_DTYPE])
-    with pytest.raises(errors.DataError, match="'teff' is a text"):
+    with pytest.raises(errors.DataError, match="test.fits: column 'teff': is a text"):
         mapped(galah, rows)
 
 
