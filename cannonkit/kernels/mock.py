@@ -210,7 +210,7 @@ def broadening_kernel(sigma, v_rotation, offset, step, kernel):
         shift = 0.0
         if v_rotation > 0.05:
             y = 1.0 - x * x
-            weight = 0.5092958 * math.sqrt(y) + 0.3 * y  # 2(1-e)/pi sqrt + e/2 (...), e = 0.6
+            weight = 0.2546479 * math.sqrt(y) + 0.3 * y        # Gray: 2 (1 - e) / pi and e / 2, e = 0.6
             shift = x * v_rotation
         elif r != 0:
             continue

@@ -33,7 +33,7 @@ def mix(z):
 @njit(cache=True)
 def uniform(key, i):
     """Number i of stream `key`, uniform in (0, 1)."""
-    z = mix(key + np.uint64(i + 1) * np.uint64(0x9E3779B97F4A7C15))
+    z = mix(np.uint64(key) + np.uint64(i + 1) * np.uint64(0x9E3779B97F4A7C15))
     return (np.float64(z >> np.uint64(11)) + 0.5) * (1.0 / 9007199254740992.0)
 
 

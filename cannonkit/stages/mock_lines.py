@@ -381,7 +381,10 @@ def titanium_oxide():
         (7820.1, -2.0, 0.36),
         (7861.0, -2.0, 0.37),
     )
-    return _headed("TiO", heads, 0.035, -1.0, 90, 0.535)
+    # Three branches that run apart make the dense pattern of a real band.
+    parts = [_headed("TiO", [(w + shift, gf, e) for w, gf, e in heads], b, -1.0, 90, 0.535)
+             for b, shift in ((0.035, 0.0), (0.0301, 0.37), (0.0422, 1.05))]
+    return np.concatenate(parts)
 
 
 def lines_between(low, high, keep_clear=None, clearance=0.5, molecules=True):
