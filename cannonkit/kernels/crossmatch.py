@@ -98,10 +98,8 @@ def near(lon, lat, radius, height, zones, right_lon, right_lat, first, right, se
         place = 0 if counting else first[m]
         reach = radius * (1.0 + 1e-9) + 1e-14
         half = turn
-        if abs(lat1) + reach < 0.5 * math.pi:
-            ratio = math.sin(reach) / math.cos(lat1)
-            if ratio < 1.0:
-                half = math.asin(ratio) * (1.0 + 1e-9) + 1e-14
+        if math.sin(reach) < math.cos(lat1):
+            half = math.asin(math.sin(reach) / math.cos(lat1)) * (1.0 + 1e-9) + 1e-14
         low = max(0, min(n_zone - 1, int(math.floor((lat1 - reach + 0.5 * math.pi) / height))))
         high = max(0, min(n_zone - 1, int(math.floor((lat1 + reach + 0.5 * math.pi) / height))))
         for zone in range(low, high + 1):

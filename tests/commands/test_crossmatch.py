@@ -106,6 +106,30 @@ def test_on_the_sky_the_same_pairs(inside, apogee, galah, tmp_path, options):
     assert (b["galah_dr3_source_id"][~pair] == schema.NULL_ID).all()
 
 
+def test_stars_that_move_are_found_at_one_epoch(inside, galah, tmp_path):
+    """APOGEE's positions are of 2000, GALAH's of 2015.5: 200 mas/yr make 3.1 arcsec of it."""
+    rows = makers.apogee_rows(N_APOGEE)
+    moving = np.zeros(N_APOGEE, [*rows.dtype.descr, ("GAIA_PMRA", ">f8"), ("GAIA_PMDEC", ">f8")])
+    for name in rows.dtype.names:
+        moving[name] = rows[name]
+    moving["RA"], moving["GAIA_PMDEC"] = 100 + np.arange(N_APOGEE), 200.0
+    moving["DEC"] = -10.0 - 15.5 * 0.2 / 3600
+    moving["GAIA_PMDEC"][7] = np.nan
+    out = tmp_path / "t.fits"
+    assert inside("crossmatch", write(tmp_path / "moving.fits", moving), galah, "--recipe", "apogee_galah", "--by",
+                  "sky", "--quiet", "-o", out) == 0
+    table, _, _ = read(out)
+    assert [int(x[2:]) for x in table["apogee_id"]] == [k for k in range(N_COMMON) if k != 7]
+    assert table["separation"] == pytest.approx(0.3, abs=1e-3)
+    # the same with the tables in the other order: then the right one moves
+    pair = Path(surveys.recipe.find("apogee_galah")).read_text()
+    swapped = tmp_path / "swapped.yaml"
+    swapped.write_text(pair.replace("left:", "x:").replace("right:", "left:").replace("x:", "right:"))
+    assert inside("crossmatch", galah, tmp_path / "moving.fits", "--recipe", swapped, "--by", "sky", "--quiet",
+                  "--overwrite", "-o", out) == 0
+    assert len(read(out)[0]) == N_COMMON - 1
+
+
 def test_selections_of_one_survey(inside, apogee, tmp_path):
     out = tmp_path / "c.fits"
     assert inside("crossmatch", apogee, "--recipe", "apogee_dr16", "--quiet", "-o", out) == 0

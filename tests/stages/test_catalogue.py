@@ -67,8 +67,9 @@ def test_apogee_labels(apogee):
     rows = apogee_rows(5)
     rows["ASPCAP_CLASS"][1:3], rows["VSINI"][1:3], rows["VMACRO"][1:3] = ["GKd", "Fd_b"], 12.0, 1.0
     rows["TEFF"][3], rows["TEFF_ERR"][3] = -9999.99, -999.99
-    rows["VMACRO"][4] = -9999.99
+    rows["VMACRO"][4], rows["LOGG_ERR"][4] = -9999.99, -999.99
     out, reject = mapped(apogee, rows)
+    assert np.isnan(out["e_logg"]).tolist() == [False] * 4 + [True] and not np.isnan(out["logg"]).any()
     assert out["teff"].tolist()[:3] == [4700.0] * 3 and np.isnan(out["teff"][3]) and np.isnan(out["e_teff"][3])
     assert out["vbroad"][:4].tolist() == [4.0, 12.0, 12.0, 4.0] and np.isnan(out["vbroad"][4])
     assert out["flag_survey"].tolist() == [0, 0, 0, 1, 1]
@@ -375,6 +376,13 @@ def test_null_integers(galah):
     out, reject = mapped(galah, rows, {"flag_sp": -99})
     assert out["flag_sp"].tolist() == [0, NULL, 0] and reject["GALAH_FLAG_SP"].tolist() == [False, True, False]
     assert out["dr3_source_id"][2] == NULL
+
+
+def test_a_missing_flag_is_no_good_flag(apogee):
+    rows = apogee_rows(2)
+    rows["STARFLAG"][1] = -1
+    out, reject = mapped(apogee, rows, {"STARFLAG": -1})
+    assert reject["APOGEE_STARFLAG"].tolist() == [False, True] and out["flag_spectra"].tolist() == [0, NULL]
 
 
 def test_a_long_id_is_refused(apogee):
