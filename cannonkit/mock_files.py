@@ -263,10 +263,17 @@ def allstar_bytes(rows, seed):
 
 
 def _table(table, rows):
-    """Bytes of a table extension without checksums."""
+    """Bytes of a table extension without checksums; strings are padded with blanks, as the surveys' are."""
     raw = np.zeros(len(rows), table.dtype)
     for name in table.names:
-        raw[name] = rows[name]
+        kind = table.dtype[name].base
+        if kind.kind == "S":
+            text = np.array(rows[name], dtype=kind)
+            letters = text.view(np.uint8)
+            letters[letters == 0] = ord(" ")
+            raw[name] = text
+        else:
+            raw[name] = rows[name]
     return fits.header_bytes(fits.table_cards(table, len(raw))) + fits.data_bytes(raw)
 
 
