@@ -80,8 +80,8 @@ def _calibrate(args):
 
     from cannonkit import schema, stream
     from cannonkit.stages import calibration as calibrations
-    from cannonkit.stages import error_model, repeats
     from cannonkit.stages import errors as stage
+    from cannonkit.stages import repeats
 
     settings = config.resolve(config.Errors, args)
     with stream.open_source(args.input) as source:
@@ -92,6 +92,7 @@ def _calibrate(args):
         _describe(table, settings)
         differences, pairs = differences_of(table, settings, ~aside)
         snr_best = _lower_against_best(table, ~aside)
+        measured = []
         calibration = calibrations.Calibration(table.names, table.units, [], {}, {}, {})
         for k, name in enumerate(table.names):
             factor = stage.factor(differences, k, settings.draws, settings.seed)
@@ -104,11 +105,11 @@ def _calibrate(args):
                 value = table.labels[other, k] - table.labels[best_row, k]
                 snr, best = table.snr[other], table.snr[best_row]
             points, paper, unbiased = stage.precision(value, snr, best, settings.snr_bins, settings.smallest_bin)
-            model = None
-            if settings.error_model == "full":
-                axes, x = table.axes()
-                model = error_model.fit(differences, k, x[pairs[0]], x[pairs[1]], axes, factor.robust, unbiased)
-            calibration.add(name, factor, scale, paper, unbiased, points, len(value), model)
+            measured.append((name, factor, scale, paper, unbiased, points, len(value)))
+        models = _full_models(differences, table, pairs, measured, args.threads) if settings.error_model == "full" \
+            else [None] * len(measured)
+        for parts, model in zip(measured, models, strict=True):
+            calibration.add(*parts, model)
         against = bool(settings.against)
         header = {"MODEL": source.header.text("MODEL"), "SURVEY": source.header.text("SURVEY"),
                   "SCALE": source.header.text("SCALE"),
@@ -125,6 +126,23 @@ def _calibrate(args):
     for line in calibration.lines(against):
         cli.log(line)
     return 0
+
+
+def _full_models(differences, table, pairs, measured, threads):
+    """The full error model of every label, the labels spread over the threads (NumPy works outside Python's
+    lock; each label is by itself, so the answer does not depend on the threads)."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from cannonkit.stages import error_model
+
+    axes, x = table.axes()
+    first, second = x[pairs[0]], x[pairs[1]]
+
+    def fit(k):
+        _, factor, _, _, unbiased, *_ = measured[k]
+        return error_model.fit(differences, k, first, second, axes, factor.robust, unbiased)
+    with ThreadPoolExecutor(threads or 1) as pool:
+        return list(pool.map(fit, range(len(measured))))
 
 
 def _describe(table, settings):

@@ -412,11 +412,10 @@ def _keys(one, templates):
     gaia = [n for n in (template.needed if template else ()) if n not in ("id", "star_id")]
     keys, ids = [], []
     for first, rows in one.source.chunks(65536, ["id", "star_id"]):
-        rows = np.array(rows)
         ids.append(rows["id"].copy())
         if gaia:
             of_survey = one.rows_of(rows["id"])[1]
-            wide = np.zeros(len(rows), [*rows.dtype.descr, *((n, "i8") for n in gaia)])
+            wide = np.zeros(len(rows), [*((n, rows.dtype[n]) for n in ("id", "star_id")), *((n, "i8") for n in gaia)])
             for name in ("id", "star_id"):
                 wide[name] = rows[name]
             for name in gaia:
