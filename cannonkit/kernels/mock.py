@@ -149,7 +149,7 @@ def add_hydrogen(eta, first, step, hydrogen, h_per_nucleus, state):
                 eta[k] += value if value < 0.1 else 0.1 * (value / 0.1) ** 0.6
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, nogil=True)  # files are written meanwhile
 def synthesise(
     region,
     first,
@@ -270,7 +270,7 @@ def observe(fine, first, step, log_wavelength, sigma_start, sigma_stop, v_rotati
         out[k] = one + f * (two - one)
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, nogil=True)  # files are written meanwhile
 def observe_many(
     fine,
     star,

@@ -253,7 +253,7 @@ T_LINE, PE_LINE, PG_LINE, KAPPA, SLOPE, H_NEUTRAL, N_HYDROGEN, T_DEEP, NE_DEEP, 
 N_STATE = 11
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, nogil=True)  # files are written meanwhile
 def build_atmospheres(
     teff, logg, abundance, elements, molecules, centres, line_depth, hydrogen_depth, state, density
 ):

@@ -147,7 +147,7 @@ APOGEE_TELLURIC = np.array(
 )
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, nogil=True)  # files are written meanwhile
 def galah_planes(
     clean,
     n_pix,
@@ -229,7 +229,7 @@ def galah_planes(
             sky_sigma[i, k] = abs(error) * 0.9
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, nogil=True)  # files are written meanwhile
 def apogee_planes(
     clean,
     n_visit,

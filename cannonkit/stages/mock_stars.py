@@ -68,7 +68,7 @@ CLUSTERS = (
 
 def giant_teff(logg, fe_h):
     """Effective temperature (K) on the mock's red giant branch; arrays of one shape."""
-    return 4790.0 + 340.0 * (logg - 2.5) - 25.0 * (logg - 2.5) ** 2 - 300.0 * fe_h - 60.0 * fe_h**2
+    return 4790.0 + 350.0 * (logg - 2.5) - 40.0 * (logg - 2.5) ** 2 - 300.0 * fe_h - 60.0 * fe_h**2
 
 
 def dwarf_logg(teff, fe_h):
@@ -92,7 +92,7 @@ def _kiel(n, giant, fe_h, rng):
     clump = giant & (rng.random(n) < 0.40)
     branch = giant & ~clump
     u = rng.random(n)
-    logg[branch] = 0.9 + 2.6 * u[branch] ** 0.75
+    logg[branch] = 0.6 + 2.9 * u[branch] ** 0.7
     logg[clump] = 2.42 + 0.07 * rng.standard_normal(n)[clump]
     spread = rng.standard_normal(n)
     teff[giant] = (
@@ -103,6 +103,12 @@ def _kiel(n, giant, fe_h, rng):
     evolved = np.where(t > 5350.0, rng.random(n) ** 2 * np.clip((t - 5250.0) / 700.0, 0.0, 0.75), 0.0)
     teff[dwarf] = t[dwarf]
     logg[dwarf] = (dwarf_logg(t, fe_h) - evolved + 0.025 * rng.standard_normal(n))[dwarf]
+    # Subgiants bridge the two, from the turn-off to the foot of the branch.
+    bridge = dwarf & (rng.random(n) < 0.10)
+    height = 3.5 + 0.45 * rng.random(n)
+    foot = giant_teff(3.5, fe_h)
+    logg[bridge] = height[bridge]
+    teff[bridge] = (foot + (height - 3.5) / 0.45 * (5900.0 - foot) + 60.0 * spread)[bridge]
     return teff, logg
 
 

@@ -31,7 +31,7 @@ ERROR = {
     "fe_h": ((0.025, 0.025), (0.050, 0.045)),
     "alpha_fe": ((0.018, 0.018), (0.050, 0.044)),
     "vmicro": ((0.30, 0.38), (0.0, 0.0)),
-    "vbroad": ((0.6, 0.0), (0.9, 1.1)),
+    "vbroad": ((0.6, 0.0), (1.0, 1.4)),
 }
 
 
@@ -45,7 +45,7 @@ def _difference(name, stars):
             giant, 0.03 * np.clip(teff - 4700.0, -700.0, 700.0), 0.03 * np.clip(teff - 5750.0, -900.0, 900.0)
         )
     if name == "fe_h":
-        cool = 0.42 * np.exp(-(((np.clip(teff, 3900.0, None) - 3900.0) / 430.0) ** 2))
+        cool = 0.42 * np.exp(-(((np.clip(teff, 3900.0, None) - 3900.0) / 520.0) ** 2))
         warm = 0.18 / (1.0 + np.exp(-(teff - 6050.0) / 70.0))
         return value + np.where(giant, cool - 0.055, warm - 0.025)
     if name == "alpha_fe":
