@@ -316,6 +316,12 @@ class Report:
     cluster_count: int = setting(5, "clusters side by side", low=1, high=12)
     membership: float = setting(0.5, "members have a probability above this", low=0.0, high=1.0)
     isochrones: str = setting("", "folder with CLUSTER.csv (columns teff, logg) to draw in cluster diagrams")
+    pair_cluster: str = setting("NGC 104", "cluster whose pairs of spectra are compared; without it, the one with "
+                                "most members")
+    pair_width: tuple[float, float, float] = setting((100.0, 0.2, 0.1), "stars of a pair agree in the survey's Teff, "
+                                                     "log g and [Fe/H] within these", above=0.0)
+    pair_template: str = setting("", "CSV (wavelength,difference) of a template difference, such as nitrogen "
+                                 "enhanced by 0.8 dex, to draw with the pairs")
     r_sun: float = setting(8.2, "distance of the Sun from the galactic centre", unit="kpc", above=0.0)
     z_sun: float = setting(0.0208, "height of the Sun above the galactic plane", unit="kpc")
     residual_stars: int = setting(2000, "training stars in the residual spectra, at most", low=1)

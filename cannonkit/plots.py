@@ -279,17 +279,17 @@ def one_to_one(panels, x_text, y_text, mock):
 def residuals(wavelength, segment, rows, limit, mock):
     """Figures 5, 6: rows [(title, kind, arrays)], kind 'spectrum' (flux, model) or 'residual' (low, median,
     high), one column per segment."""
-    segments = np.unique(segment)
-    sheet = _Sheet(1.2, mock, len(rows), len(segments), wgap=0.12, sharey="row", sharex="col")
+    segments = np.unique(segment[segment >= 0])     # -1: pixels between the segments
+    sheet = _Sheet(1.2, mock, len(rows), len(segments), left=0.8, wgap=0.12, sharey="row", sharex="col")
     axes = sheet.axes
     for r, (title, kind, arrays) in enumerate(rows):
         for ax, s in zip(axes[r], segments, strict=True):
             own = segment == s
             x = wavelength[own]
             if kind == "spectrum":
-                ax.plot(x, arrays[0][own], "-", color=BLACK, lw=0.35, label="observed")
+                ax.plot(x, arrays[0][own], "-", color=BLACK, lw=0.35, label="observed", zorder=3)
                 if arrays[1] is not None:
-                    ax.plot(x, arrays[1][own], "-", color=RED, lw=0.35, label="model")
+                    ax.plot(x, arrays[1][own], "-", color=ORANGE, lw=1.0, label="model")
                 ax.set_ylim(0, 1.15)
             else:
                 low, median, high = (a[own] for a in arrays)
@@ -310,7 +310,7 @@ def residuals(wavelength, segment, rows, limit, mock):
 
 def spectra(wavelength, segment, curves, mock):
     """Spectra above each other, one column per segment: curves [(name, flux, good)]."""
-    segments = np.unique(segment)
+    segments = np.unique(segment[segment >= 0])     # -1: pixels between the segments
     longest = max(len(c[0]) for c in curves)
     sheet = _Sheet(0.15 + 0.5 * max(len(curves), 2), mock, 1, len(segments), left=0.4 + 0.062 * longest, wgap=0.1,
                    sharey=True)
@@ -445,7 +445,7 @@ def share_maps(panels, x_range, y_range, units, mock, text):
 
 def coefficients(wavelength, segment, rows, windows, mock):
     """Coefficient spectra: rows [(title, values)], windows {segment: [(low, high, element)]} shaded."""
-    segments = np.unique(segment)
+    segments = np.unique(segment[segment >= 0])     # -1: pixels between the segments
     elements = sorted({w[2] for own in windows.values() for w in own})
     sheet = _Sheet(0.85, mock, len(rows), len(segments), left=0.7, bottom=0.62 if elements else 0.42, wgap=0.12,
                    sharex="col", sharey="row")
@@ -532,6 +532,9 @@ def two_spectra(rows, mock):
         bottom.set_ylabel("difference")
         _numbers(bottom, text)
         bottom.legend(loc="upper left", ncols=2, borderpad=0.1)
+        for ax, below, above in ((top, 0.25, 0.05), (bottom, 0.35, 0.35)):     # room for legends and numbers
+            low, high = ax.get_ylim()
+            ax.set_ylim(low - below * (high - low), high + above * (high - low))
         for ax in (top, bottom):
             ax.set_xlim(x[0], x[-1])
     sheet.below(WAVELENGTH)

@@ -13,7 +13,7 @@ from cannonkit import cli, config
 
 FIGURES = ("kiel", "cuts", "survey-differences", "spectra", "one-to-one", "coefficients", "residuals",
            "before-after", "label-differences", "truth", "factors", "precision", "pulls", "flags", "coverage",
-           "galaxy", "clusters", "clusters-kiel", "cluster-trends", "cluster-gravity", "careful")
+           "galaxy", "clusters", "clusters-kiel", "cluster-trends", "cluster-gravity", "pairs", "careful")
 WORDS = ("page", "summary", *FIGURES)
 SIGN = "cannonkit-report.txt"    # in every report's directory: the summary
 SUFFIXES = ("png", "pdf", "svg", "ecsv")

@@ -33,10 +33,8 @@ def careful(run, settings):
     mock = any(f.mock for f in files)
     listing = Listing("careful", "What to be careful with", table, rows, {}, mock)
     caption = (f"{len(rows)} findings, computed from this run: ends of a label that are pulled inwards, labels "
-               f"that the "
-               "spectra hardly constrain, fits that failed, formal errors that are too small, differences that "
-               "depend on "
-               "Teff. An empty table would mean that none is beyond its limit.")
+               f"that the spectra hardly constrain, fits that failed, formal errors that are too small, "
+               f"differences that depend on Teff. An empty table would mean that none is beyond its limit.")
     return [Item("careful", "careful", "What to be careful with", "", caption, files, None, (listing,))]
 
 

@@ -86,8 +86,8 @@ def flags(run, settings):
     files = list(run.files["catalogue"].values())
     listing = Listing("flags", "Flags and clean rows", table, rows, {"clean_share": 1}, any(f.mock for f in files))
     caption = (f"{'; '.join(words)}. Clean: not far from the training set, valid survey labels, enough S/N, and "
-               f"no bad bit "
-               "in the survey's own two words (which also hold warnings). The paper has fewer than half clean.")
+               f"no bad bit in the survey's own two words (which also hold warnings). The paper has fewer than "
+               f"half clean.")
     return [Item("flags", "flags", "Flags and clean rows of the catalogues", "section 5", caption, files, None,
                  (listing,))]
 
@@ -116,8 +116,7 @@ def galaxy(run, settings):
     panels = [(title, *common.cloud(r, z, x_range, y_range, plots.few)) for title, r, z in data]
     mock = any(f.mock for f in files)
     caption = (f"Height Z above the plane against galactocentric radius R, from the catalogues' distances, with "
-               f"the Sun at "
-               f"R {settings.r_sun:g} kpc and Z {1000 * settings.z_sun:g} pc; clean rows with a distance: "
+               f"the Sun at R {settings.r_sun:g} kpc and Z {1000 * settings.z_sun:g} pc; clean rows with a distance: "
                f"{'; '.join(words)}.")
     return [Item("galaxy", "galaxy", "The stars in the Galaxy", "Figure 15", caption, files, lambda: plots.plane(
         panels, "R (kpc)", "Z (kpc)", x_range, y_range, mock))]
@@ -137,8 +136,7 @@ def coverage(run, settings):
         data.append((names[file.path], *(c[n][good] for n in c)))
         far = c["flag_Cannon_dist"][good] != 0
         words.append(f"{names[file.path].upper()}-scaled {100 * far.mean():.1f} % of {common.count(good.sum())} "
-                     f"rows with "
-                     f"labels")
+                     f"rows with labels")
     x_range = stage.limits(*[d[1] for d in data], fraction=0.998)
     y_range = stage.limits(*[d[2] for d in data], fraction=0.998)
     panels = []

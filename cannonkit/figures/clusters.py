@@ -252,6 +252,5 @@ def table(run, settings):
     words = [f"{scale.upper()}-scaled {np.mean([s[0] for s in v]):.3f} dex in [Fe/H] and "
              f"{np.mean([s[1] for s in v]):.3f} dex in [\u03b1/Fe]" for scale, v in scatter.items()]
     caption = (f"Clean members with probability above {settings.membership:g}. Mean standard deviation over the "
-               f"rows with "
-               f"five members or more: {'; '.join(words) or 'no such row'}.")
+               f"rows with five members or more: {'; '.join(words) or 'no such row'}.")
     return [Item("clusters", "clusters", title, "Tables 5, 6", caption, files, None, (listing,))]

@@ -105,8 +105,8 @@ def precision(run, settings):
         column("at_80", "f8", "", "precision at S/N 80"), column("n", "i8", "", "differences")))
     listing = Listing("precision", "Precision against S/N", table, rows, {}, mock)
     caption = (f"Half of the 16\u201384 range of (lower S/N minus highest S/N spectrum of the same star), in "
-               f"bins of the "
-               f"lower S/N, with the fitted a exp(\u2212S/N / b) + c. Precision at S/N 80: {'; '.join(words)}.")
+               f"bins of the lower S/N, with the fitted a exp(\u2212S/N / b) + c. Precision at S/N 80: "
+               f"{'; '.join(words)}.")
     names = [common.shout(n) for n in files]
     return [Item("precision", "precision", "Precision against S/N", "Figure 9", caption, list(files.values()),
                  lambda: plots.precision(panels, names, mock), (listing,))]
@@ -132,9 +132,9 @@ def pulls(run, settings):
         final = table["paper"][axis == "all"]
         width = f"{np.nanmin(final):.2f} to {np.nanmax(final):.2f}" if np.isfinite(final).any() else "not measured"
         caption = (f"{common.shout(name)}: half 16\u201384 range of the differences of {against(file)} over "
-                   f"their errors: 1 "
-                   f"where the error is right. formal: of the fit; factor: times f; paper: the larger of that and the "
-                   f"precision; full: the full error model. All pairs with the paper's final errors: {width}.")
+                   f"their errors: 1 where the error is right. formal: of the fit; factor: times f; paper: the "
+                   f"larger of that and the precision; full: the full error model. All pairs with the paper's "
+                   f"final errors: {width}.")
         column = schema.Column
         listing = Listing(f"pulls-{name}", f"{common.shout(name)}: widths of pulls", schema.Table("TABLE", (
             column("label", "S16", "", "label"), column("error", "S16", "", "which error"),

@@ -166,6 +166,5 @@ def tables(run, settings):
     title = "Scatter and trend of the label differences, before and after"
     listing = common.by_label_listing("scatter-before-after", title, units, columns, rows.values(), mock)
     caption = (f"Half of the 84th minus the 16th percentile, and standard deviation of the running median "
-               f"against Teff of "
-               f"{reference.upper()}, of the differences for the training stars. {'; '.join(words)}.")
+               f"against Teff of {reference.upper()}, of the differences for the training stars. {'; '.join(words)}.")
     return [Item("before-after", "scatter-before-after", title, "Tables 1, 3", caption, files, None, (listing,))]

@@ -78,8 +78,7 @@ def agreement_item(figure, name, title, paper, text, units, given, found, files,
     listing.digits["slope"] = 2
     n = max((row[0] for row in rows), default=0)
     caption = (f"{text} {common.count(n)} stars; black: one to one; red: running median with 16th and 84th "
-               f"percentiles. "
-               f"Bias (median) \u00b1 scatter: {'; '.join(numbers)}.")
+               f"percentiles. Bias (median) \u00b1 scatter: {'; '.join(numbers)}.")
     return Item(figure, name, title, paper, caption, files,
                 lambda: plots.one_to_one(panels, x_text, y_text, mock), (listing,))
 
@@ -231,7 +230,7 @@ def line_windows(model, settings):
     except errors.NoInputError:
         return {}
     out = {}
-    for s in np.unique(model.segment):
+    for s in np.unique(model.segment[model.segment >= 0]):
         x = model.wavelength[model.segment == s]
         own = [(w.wave_lo, w.wave_hi, w.element) for w in windows
                if w.weight > 0 and w.medium == model.medium and w.wave_hi > x[0] and w.wave_lo < x[-1]]

@@ -1,7 +1,7 @@
 """All figures by the name that cc-report knows them by, in the order of the page."""
 from typing import NamedTuple
 
-from cannonkit.figures import careful, catalogues, clusters, errors, labels, models, spectra, surveys
+from cannonkit.figures import careful, catalogues, clusters, errors, labels, models, pairs, spectra, surveys
 
 
 class Entry(NamedTuple):
@@ -34,5 +34,6 @@ FIGURES = {
     "clusters-kiel": Entry("Clusters", clusters.kiel, ("clusters", "catalogue")),
     "cluster-trends": Entry("Clusters", clusters.trends, ("clusters", "catalogue")),
     "cluster-gravity": Entry("Clusters", clusters.gravity, ("clusters", "catalogue")),
+    "pairs": Entry("Clusters", pairs.pairs, ("clusters", "catalogue", "labels", "spectra")),
     "careful": Entry("What to be careful with", careful.careful, ("model", "labels", "errors", "training")),
 }

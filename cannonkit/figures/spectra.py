@@ -10,6 +10,8 @@ def spectra(run, settings):
     """The first spectra of each file, one column per camera or detector."""
     out = []
     for survey, file in run.files["spectra"].items():
+        if run.root and survey.endswith("_repeat") and survey.removesuffix("_repeat") in run.files["spectra"]:
+            continue    # on the page the first spectrum of each star is enough
         n = min(settings.spectra, file.n_row)
         title = f"{survey.upper().replace('_', ' ')}: the first {n} spectra of {common.count(file.n_row)}"
         if not n:
@@ -23,8 +25,7 @@ def spectra(run, settings):
         medium = str(grid.header.get("MEDIUM", "")).strip()
         empty = int((~good.any(axis=1)).sum())
         caption = (f"Normalised flux on the common grid ({good.shape[1]} pixels, {medium} wavelengths), masked "
-                   f"pixels left "
-                   f"out. Median S/N per pixel {np.nanmedian(rows['snr']):.0f}; "
+                   f"pixels left out. Median S/N per pixel {np.nanmedian(rows['snr']):.0f}; "
                    f"{100 * (1 - good.mean()):.1f} % of the pixels masked"
                    f"{f'; {empty} without a usable pixel' if empty else ''}.")
         out.append(Item("spectra", f"spectra-{survey or 'all'}", title, "", caption, [file],

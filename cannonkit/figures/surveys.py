@@ -180,8 +180,7 @@ def cuts(run, settings):
     most = max(used, key=lambda u: u[1])
     caption = (f"Of {common.count(n_row)} common stars {common.count(n_selected)} "
                f"({100 * n_selected / max(n_row, 1):.1f} %) pass every cut. Light: stars that fail the cut; "
-               f"dark: stars "
-               f"that fail no other. {most[0][0]} removes most, {common.count(most[1])}.")
+               f"dark: stars that fail no other. {most[0][0]} removes most, {common.count(most[1])}.")
     names = [cut.replace("_", " ") for (cut, _), _, _ in used]
     values = [([u[1] for u in used], "fail this cut"), ([u[2] for u in used], "fail this cut only")]
     texts = [f"{u[1]} ({u[2]})" for u in used]

@@ -302,3 +302,34 @@ def coverage(x, y, outside, x_range, y_range, bins=40):
     out = density(x[outside], y[outside], x_range, y_range, bins)
     with np.errstate(invalid="ignore", divide="ignore"):
         return everyone, np.where(everyone.counts > 0, out.counts / everyone.counts, np.nan)
+
+
+# --- pairs of stars -------------------------------------------------------------------------------
+
+def alike_pairs(labels, width, offset, most):
+    """Pairs of stars with the same labels and different offsets: [(row near 0, row above)], at most `most`.
+
+    labels  (n, n_label); two stars are alike where each label differs by no more than `width` (n_label,)
+    offset  (n,), for instance Cannon minus survey [Fe/H]; of a pair one is above the other, and nearer to 0
+    Sorted by the difference of the offsets minus twice the size of the smaller one; no star stands in two pairs.
+    """
+    labels, offset = np.asarray(labels, np.float64), np.asarray(offset, np.float64)
+    found = []
+    for a in range(len(labels)):
+        near = np.flatnonzero((np.abs(labels - labels[a]) <= width).all(axis=1) & (offset > offset[a])
+                              & (np.abs(offset) > abs(offset[a])))
+        found += [(offset[b] - offset[a] - 2 * abs(offset[a]), a, int(b)) for b in near]
+    out, used = [], set()
+    for score, a, b in sorted(found, reverse=True):
+        if score > 0 and not {a, b} & used and len(out) < most:
+            out.append((a, b))
+            used |= {a, b}
+    return out
+
+
+def mean_and_error(values):
+    """Mean of the finite values and its standard error as if they were independent; NaN for fewer than 2."""
+    values = finite(values)
+    if len(values) < 2:
+        return math.nan, math.nan
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))

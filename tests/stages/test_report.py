@@ -169,3 +169,24 @@ def test_limits_hold_the_values():
     assert (low, high) == (-1.0, 11.0)
     assert report.limits([3.0, 3.0]) == pytest.approx((1.35, 4.65))
     assert report.limits([]) == (0.0, 1.0)
+
+
+def test_pairs_are_alike_in_labels_and_differ_in_offset(rng):
+    n = 60
+    labels = np.stack([rng.uniform(4500, 4900, n), rng.uniform(2, 3, n), rng.normal(-0.75, 0.05, n)], axis=1)
+    offset, width = rng.normal(0, 0.08, n), np.array([100.0, 0.2, 0.1])
+    found = report.alike_pairs(labels, width, offset, 3)
+    best = max(offset[b] - offset[a] - 2 * abs(offset[a]) for a in range(n) for b in range(n)
+               if all(abs(labels[a] - labels[b]) <= width) and offset[b] > abs(offset[a]))
+    a, b = found[0]
+    assert offset[b] - offset[a] - 2 * abs(offset[a]) == best
+    assert len(found) == 3 and len({star for pair in found for star in pair}) == 6
+    for a, b in found:
+        assert (np.abs(labels[a] - labels[b]) <= width).all() and offset[b] > abs(offset[a])
+    assert report.alike_pairs(labels, width * 0, offset, 3) == []
+
+
+def test_mean_and_error():
+    mean, error = report.mean_and_error([1.0, 2.0, 4.0, np.nan])
+    assert mean == pytest.approx(7 / 3) and error == pytest.approx(np.std([1, 2, 4], ddof=1) / math.sqrt(3))
+    assert all(math.isnan(v) for v in report.mean_and_error([1.0]))
