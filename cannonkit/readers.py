@@ -29,8 +29,8 @@ from cannonkit import errors, fits
 from cannonkit.bitmasks import SPECTRUM_STATUS as STATUS
 
 LIGHT = 299792.458                  # km/s
-WHOLE = 1 << 19                     # files up to this size are read at once
-HEADER = 8 * fits.BLOCK             # bytes of a first look at a header
+WHOLE = 200_000                     # files up to this size are read at once: a GALAH camera
+WINDOW = 65_536                     # bytes of a look into a larger one: an apStar header and a row of its flux
 MAX_PIXELS = 1 << 20                # of one spectrum
 _END = b"END".ljust(80)
 _TYPES = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
@@ -89,12 +89,16 @@ class Star:
 
 
 class _Hdu:
-    """Header bytes and place of one HDU of `File`; values are looked up when asked for."""
+    """Header bytes of one HDU and what they say of its data; values are looked up when asked for, once.
 
-    __slots__ = ("cards", "kind", "bitpix", "axes", "data_start", "data_size")
+    Headers of one block are the same in most files of a survey: `_parsed` keeps them, so they are shared
+    between files and threads and never changed.
+    """
+
+    __slots__ = ("cards", "kind", "bitpix", "axes", "data_size", "_fields")
 
     def __init__(self, cards, index):
-        self.cards = cards
+        self.cards, self._fields = cards, {}
         if index == 0:
             self.kind = "IMAGE"
         else:
@@ -115,11 +119,16 @@ class _Hdu:
 
     def field(self, key):
         """Value field of the first card with this keyword, or None."""
+        try:
+            return self._fields[key]
+        except KeyError:
+            pass
         pattern = key.ljust(8) + b"="
         at = self.cards.find(pattern)
         while at >= 0 and at % 80:
             at = self.cards.find(pattern, at + 1)
-        return None if at < 0 else self.cards[at + 10:at + 80]
+        found = self._fields[key] = None if at < 0 else self.cards[at + 10:at + 80]
+        return found
 
     def integer(self, key, default=None):
         value = self.field(key)
@@ -150,6 +159,22 @@ class _Hdu:
         return value.split("/")[0].strip()
 
 
+_parsed = {}            # (cards, whether they are a primary header's) -> _Hdu
+
+
+def _hdu(cards, index):
+    """The _Hdu of a header; ValueError says what is wrong with it."""
+    key = cards, index == 0
+    hdu = _parsed.get(key)
+    if hdu is None:
+        hdu = _Hdu(cards, index)
+        if len(cards) < fits.BLOCK:
+            if len(_parsed) > 500:
+                _parsed.clear()
+            _parsed[key] = hdu
+    return hdu
+
+
 class File:
     """A regular file opened by its plain name, its HDUs found one after another as they are asked for.
 
@@ -157,7 +182,7 @@ class File:
     """
 
     def __init__(self, path, name):
-        self.name, self._hdus, self._next = name, [], 0
+        self.name, self._hdus, self._starts, self._next = name, [], [], 0
         try:
             self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         except (OSError, ValueError) as error:
@@ -168,17 +193,24 @@ class File:
             raise Trouble("MISSING_FILE" if missing else "BROKEN_FILE",
                           f"{name}: {getattr(error, 'strerror', None) or error}") from None
         info = os.fstat(self.fd)
-        self.size, self._whole = info.st_size, None
+        self.size = info.st_size
+        self._windows = []                          # (offset, bytes) in hand
         if not stat.S_ISREG(info.st_mode):
             self.close()
             raise Trouble("BROKEN_FILE", f"{name}: is no regular file")
         if self.size == 0:
             self.close()
             raise Trouble("BROKEN_FILE", f"{name}: the file is empty")
-        if self.size <= WHOLE:
-            self._whole = self._pread(0, self.size)
-            if len(self._whole) < self.size:
-                self.size = len(self._whole)
+
+    def _at(self, offset, n):
+        """(bytes, place): n bytes of the file from `offset`, fewer only where the file is shorter."""
+        for begin, data in self._windows:
+            if begin <= offset and offset + n <= begin + len(data):
+                return data, offset - begin
+        begin, want = (0, self.size) if self.size <= WHOLE else (offset, max(n, WINDOW))
+        data = self._pread(begin, want)
+        self._windows.append((begin, data))
+        return data, offset - begin
 
     def _pread(self, offset, n):
         try:
@@ -198,25 +230,18 @@ class File:
 
     def _header(self, offset):
         """Cards of the header at `offset`, without END, and the number of header bytes."""
-        if self._whole is not None:
-            end = self._whole.find(_END, offset)
-            while end >= 0 and (end - offset) % 80:
-                end = self._whole.find(_END, end + 1)
-            cards = self._whole[offset:end] if end >= 0 else None
-        else:
-            data, want, cards = b"", HEADER, None
-            while want <= fits.MAX_HEADER_BLOCKS * fits.BLOCK:
-                more = self._pread(offset + len(data), want - len(data))
-                data += more
-                end = data.find(_END)
-                while end >= 0 and end % 80:
-                    end = data.find(_END, end + 1)
-                if end >= 0:
-                    cards = data[:end]
-                    break
-                if len(data) < want:
-                    break
-                want *= 4
+        want, cards = fits.BLOCK, None
+        while want <= fits.MAX_HEADER_BLOCKS * fits.BLOCK:
+            data, at = self._at(offset, min(want, self.size - offset))
+            end = data.find(_END, at)
+            while end >= 0 and (end - at) % 80:
+                end = data.find(_END, end + 1)
+            if end >= 0:
+                cards = data[at:end]
+                break
+            if offset + len(data) - at >= self.size:
+                break
+            want = max(WINDOW, 4 * want)
         if cards is None:
             raise self.broken(f"header of HDU {len(self._hdus)} has no END card: cut or damaged")
         return cards, (len(cards) + 80 + fits.BLOCK - 1) // fits.BLOCK * fits.BLOCK
@@ -231,15 +256,16 @@ class File:
             raise self.broken(f"HDU {index} does not start with XTENSION: damaged" if index
                               else "not a FITS file")
         try:
-            hdu = _Hdu(cards, index)
+            hdu = _hdu(cards, index)
         except ValueError as error:
             raise self.broken(f"header of HDU {index}: {error}") from None
-        hdu.data_start = offset + length
-        if hdu.data_start + hdu.data_size > self.size:
+        start = offset + length
+        if start + hdu.data_size > self.size:
             raise self.broken(f"HDU {index} needs {hdu.data_size} bytes of data, "
-                              f"{max(0, self.size - hdu.data_start)} are there: cut or damaged")
+                              f"{max(0, self.size - start)} are there: cut or damaged")
         self._hdus.append(hdu)
-        self._next = hdu.data_start + (hdu.data_size + fits.BLOCK - 1) // fits.BLOCK * fits.BLOCK
+        self._starts.append(start)
+        self._next = start + (hdu.data_size + fits.BLOCK - 1) // fits.BLOCK * fits.BLOCK
         return True
 
     def hdu(self, index):
@@ -255,19 +281,16 @@ class File:
             pass
         return len(self._hdus)
 
-    def pixels(self, hdu, row=0):
-        """Row `row` of an image HDU (a 1-D image is its row 0): big-endian, scaled where the header says
-        so."""
+    def pixels(self, index, row=0):
+        """Row `row` of image HDU `index` (a 1-D image is its row 0): big-endian, scaled where the header says so."""
+        hdu = self.hdu(index)
         n = hdu.axes[0]
         kind = np.dtype(_TYPES[hdu.bitpix])
-        offset, size = hdu.data_start + row * n * kind.itemsize, n * kind.itemsize
-        if self._whole is not None:
-            values = np.frombuffer(self._whole, kind, n, offset)
-        else:
-            data = self._pread(offset, size)
-            if len(data) < size:
-                raise self.broken("the file became shorter while it was read")
-            values = np.frombuffer(data, kind)
+        offset, size = self._starts[index] + row * n * kind.itemsize, n * kind.itemsize
+        data, at = self._at(offset, size)
+        if len(data) < at + size:
+            raise self.broken("the file became shorter while it was read")
+        values = np.frombuffer(data, kind, n, at)
         if hdu.bitpix > 0 or hdu.field(b"BSCALE") is not None:
             scale, zero = hdu.number(b"BSCALE", 1.0), hdu.number(b"BZERO", 0.0)
             if scale != 1.0 or zero != 0.0:
@@ -365,7 +388,7 @@ def _galah_dr3(file, camera, star, want_bits):
     observed = file.hdu(0).number(b"CRVAL1")
     if 0.99 < observed / start < 1.01:
         star.doppler = observed / start
-    return Input(file.pixels(flux), file.pixels(file.hdu(1)), "linear", start, step)
+    return Input(file.pixels(4), file.pixels(1), "linear", start, step)
 
 
 def _galah_dr4(file, camera, star, want_bits):
@@ -374,15 +397,13 @@ def _galah_dr4(file, camera, star, want_bits):
     _same_length(file, (2,), flux.axes[0])
     start, step = _linear(file, flux, 1)
     star.doppler = 1.0            # the observed frame, until the velocity is taken out
-    return Input(file.pixels(flux), file.pixels(file.hdu(2)), "linear", start, step)
+    return Input(file.pixels(1), file.pixels(2), "linear", start, step)
 
 
 def _apstar_row(file, row, want_bits):
-    flux = file.hdu(1)
-    n = flux.axes[0]
-    start, step = _linear(file, flux, 1, file.hdu(0))
-    bits = file.pixels(file.hdu(3), row) if want_bits else None
-    return Input(file.pixels(flux, row), file.pixels(file.hdu(2), row), "log10", start, step, None, bits), n
+    start, step = _linear(file, file.hdu(1), 1, file.hdu(0))
+    bits = file.pixels(3, row) if want_bits else None
+    return Input(file.pixels(1, row), file.pixels(2, row), "log10", start, step, None, bits)
 
 
 def _check_apstar(file):
@@ -403,7 +424,7 @@ def _aspcapstar(file, want_bits):
     flux = file.hdu(1)
     _same_length(file, (2,), flux.axes[0])
     start, step = _linear(file, flux, 1, file.hdu(0))
-    return Input(file.pixels(flux), file.pixels(file.hdu(2)), "log10", start, step)
+    return Input(file.pixels(1), file.pixels(2), "log10", start, step)
 
 
 class _Shared:
@@ -653,14 +674,14 @@ class Reader:
         primary = file.hdu(0)
         stars = []
         if visits != "only" or rows <= 2:
-            star.inputs[0], _ = _apstar_row(file, 0, self.want_bits)
+            star.inputs[0] = _apstar_row(file, 0, self.want_bits)
             if visits == "only":
                 star.visit, star.snr = 1, primary.number(b"SNRVIS1")
             stars.append(star)
         if visits != "combined":
             for k in range(2, rows):
-                spectrum, _ = _apstar_row(file, k, self.want_bits)
-                stars.append(Star([spectrum], visit=k - 1, snr=primary.number(b"SNRVIS%d" % (k - 1)),
+                snr = primary.number(b"SNRVIS%d" % (k - 1))
+                stars.append(Star([_apstar_row(file, k, self.want_bits)], visit=k - 1, snr=snr,
                                   velocity=star.velocity))
         return stars
 

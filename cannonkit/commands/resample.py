@@ -150,9 +150,10 @@ def _header(survey, plan, settings):
 
 
 class _Work:
-    """Reads blocks of stars in threads, a few ahead, and hands them in order to the kernels."""
+    """Blocks of stars in threads, files to output rows, a few ahead; handed over in order."""
 
     def __init__(self, args, settings, targets, plan, start, stop):
+        import threading
         from concurrent.futures import ThreadPoolExecutor
 
         from cannonkit import bitmasks
@@ -163,7 +164,8 @@ class _Work:
         self.bits = bitmasks.SPECTRUM_STATUS
         self.reader = Reader(plan.spectra, args.root)
         self.n_thread = self._threads()
-        self.pool = ThreadPoolExecutor(self.n_thread)
+        self.pool, self.local = ThreadPoolExecutor(self.n_thread), threading.local()
+        self.keep_pixels = bool(args.find_continuum)
         self.counts = dict.fromkeys(self.bits, 0)
         self.n_row = self.n_good = self.n_unusable = self.n_masked = self.n_shown = 0
 
@@ -210,7 +212,12 @@ class _Work:
         centre = np.nanmean(labels, axis=0)
         return centre, np.maximum(np.nanstd(labels, axis=0), 1e-9 * np.abs(centre) + 1e-12)
 
-    def _read(self, rows):
+    def _block(self, rows):
+        """A block from the files to the output's rows; runs in a thread of the pool."""
+        import os
+
+        import numpy as np
+
         from cannonkit.stages import resample
 
         stars, source = [], []
@@ -218,42 +225,44 @@ class _Work:
             found = self.reader.read(file, rows.row[k], float(rows.velocity[k]), self.visits)
             stars += found
             source += [k] * len(found)
-        batch = resample.gather(self.plan, stars)
+        work = self.local.__dict__.setdefault("work", resample.Workspace())
+        batch = resample.gather(self.plan, stars, work)
         for star in stars:
             star.inputs = None                      # the batch has the pixels
-        return rows, stars, source, batch
+        store = None
+        if not self.keep_pixels:                    # else the main thread needs them after this block
+            shape = len(stars), self.plan.grid.wavelength.size
+            store = work.empty("flux32", shape, np.float32), work.empty("ivar32", shape, np.float32)
+        result = resample.resample(self.plan, batch, work, store)
+        result.labels = rows.labels[source]
+        out = np.zeros(len(stars), self.dtype)
+        out["id"], out["star_id"] = rows.id[source], rows.star_id[source]
+        out["visit"] = [s.visit for s in stars]
+        out["file"] = [os.fsencode(rows.file[k]) for k in source]
+        visit_snr = np.array([s.snr for s in stars])
+        out["snr_survey"] = np.where(out["visit"] > 0, visit_snr, rows.snr[source])
+        out["snr"], out["n_bad"], out["status"] = result.snr, result.n_bad, result.status
+        out["flux"], out["ivar"] = result.flux, result.ivar
+        return out, result, [(rows.id[k], s.messages) for s, k in zip(stars, source, strict=True) if s.messages]
 
     def results(self, table):
         """Yield (rows for the output, Resampled with labels) block by block, in order."""
-        import numpy as np
-
-        from cannonkit.stages import resample
-
-        for rows, stars, source, batch in self._ahead(self._read):
-            result = resample.resample(self.plan, batch)
-            out = np.zeros(len(stars), table.dtype)
-            out["id"], out["star_id"] = rows.id[source], rows.star_id[source]
-            out["visit"] = [s.visit for s in stars]
-            out["file"] = [_encoded(rows.file[k]) for k in source]
-            visit_snr = np.array([s.snr for s in stars])
-            out["snr_survey"] = np.where(out["visit"] > 0, visit_snr, rows.snr[source])
-            out["snr"], out["n_bad"], out["status"] = result.snr, result.n_bad, result.status
-            out["flux"], out["ivar"] = result.flux, result.ivar
-            result.labels = rows.labels[source]
-            self._count(rows, stars, source, result)
+        self.dtype = table.dtype
+        for out, result, messages in self._ahead(self._block):
+            self._count(result, messages)
             yield out, result
 
-    def _count(self, rows, stars, source, result):
+    def _count(self, result, messages):
         import numpy as np
 
-        for star, k in zip(stars, source, strict=True):
-            for message in star.messages:
+        for name, lines in messages:
+            for line in lines:
                 if self.n_shown < EXAMPLES:
-                    cli.warn(f"{rows.id[k].decode('latin-1')}: {message}")
+                    cli.warn(f"{name.decode('latin-1')}: {line}")
                 self.n_shown += 1
         for name, bit in self.bits.items():
             self.counts[name] += int(np.count_nonzero(result.status >> bit.number & 1))
-        self.n_row += len(stars)
+        self.n_row += len(result.snr)
         self.n_good += int(np.count_nonzero(result.status == 0))
         self.n_unusable += int(np.count_nonzero(np.isnan(result.snr)))
         self.n_masked += int(result.n_bad[np.isfinite(result.snr)].sum())
@@ -270,12 +279,6 @@ class _Work:
         if used:
             n_pix = int((~self.plan.dead).sum())
             cli.log(f"{100.0 * self.n_masked / (used * n_pix):.2f} % of the pixels of the others are masked")
-
-
-def _encoded(text):
-    import os
-
-    return os.fsencode(text)
 
 
 def _write_continuum(args, plan, finder, settings, labels, survey):

@@ -9,36 +9,46 @@ percentile  running percentile in windows of given width, at nodes an eighth of 
 gaussian    running mean with Gaussian weights, at nodes a tenth of sigma apart, linear between: the curvature
             missed is 0.00125 sigma^2 C'', less than 1e-4 of the flux for real spectra
 
+Serial loops that release the interpreter lock, as in kernels/resample.py.
+
 Weights are 1/sigma^2 with sigma replaced by its running median over neighbouring continuum pixels unless it
 is more than twice that: survey errors follow the noise (a pixel that fluctuates down gets a smaller error
 and more weight), and 1/sigma^2 as it stands makes the continuum too low by 1/(S/N)^2, 0.0025 at S/N 20.
 """
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 HALF_WINDOW = 12     # continuum pixels on each side in the running median of the error
 PIVOT = 1e-11        # a pivot of the scaled normal matrix below this: dependent or unconstrained terms
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _smooth_sigma(sigma, n, out):
     """Running median of sigma[:n] into out; values above twice the median stay as they are."""
-    window = np.empty(2 * HALF_WINDOW + 1)
-    for i in range(n):
-        lo, hi = max(0, i - HALF_WINDOW), min(n, i + HALF_WINDOW + 1)
-        count = hi - lo
-        for k in range(count):                     # insertion sort
-            value = sigma[lo + k]
-            j = k
-            while j > 0 and window[j - 1] > value:
+    window = np.empty(2 * HALF_WINDOW + 2)            # sorted
+    count = 0
+    for i in range(-HALF_WINDOW, n):
+        new, old = i + HALF_WINDOW, i - HALF_WINDOW - 1
+        if new < n:
+            j = count
+            while j > 0 and window[j - 1] > sigma[new]:
                 window[j] = window[j - 1]
                 j -= 1
-            window[j] = value
-        middle = window[count // 2]
-        out[i] = middle if sigma[i] < 2.0 * middle else sigma[i]
+            window[j] = sigma[new]
+            count += 1
+        if old >= 0:
+            j = 0
+            while window[j] != sigma[old]:
+                j += 1
+            count -= 1
+            for k in range(j, count):
+                window[k] = window[k + 1]
+        if i >= 0:
+            middle = window[count // 2]
+            out[i] = middle if sigma[i] < 2.0 * middle else sigma[i]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _solve(matrix, vector):
     """Solve a symmetric positive system in place by Cholesky; False where it is singular to rounding."""
     n = vector.shape[0]
@@ -79,7 +89,7 @@ def _solve(matrix, vector):
     return True
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _divide(flux, ivar, continuum, first, stop):
     """Divide a segment by its continuum; pixels where that is not positive are masked. Counts good pixels."""
     for p in range(first, stop):
@@ -92,14 +102,14 @@ def _divide(flux, ivar, continuum, first, stop):
             ivar[p] = 0.0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _fail(flux, ivar, first, stop):
     for p in range(first, stop):
         flux[p] = 1.0
         ivar[p] = 0.0
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def fit(flux, ivar, segments, basis, chosen, least, weighted, failed):
     """Divide by a least-squares continuum.
 
@@ -115,7 +125,7 @@ def fit(flux, ivar, segments, basis, chosen, least, weighted, failed):
     """
     n_star = flux.shape[0]
     n_term = basis.shape[1]
-    for m in prange(n_star):
+    for m in range(n_star):
         bad = 0
         for g in range(segments.shape[0]):
             first, stop = segments[g, 0], segments[g, 1]
@@ -164,7 +174,7 @@ def fit(flux, ivar, segments, basis, chosen, least, weighted, failed):
         failed[m] = bad
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _between_nodes(node, value, n_node, wavelength, first, stop, continuum):
     """Linear interpolation of node values at pixels first..stop-1; constant beyond the ends."""
     k = 0
@@ -181,7 +191,7 @@ def _between_nodes(node, value, n_node, wavelength, first, stop, continuum):
             continuum[p - first] = (1.0 - t) * value[k] + t * value[k + 1]
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def running(flux, ivar, segments, wavelength, chosen, width, percentile, least, weighted, failed):
     """Divide by a running percentile (percentile > 0) or a running Gaussian mean (percentile = 0).
 
@@ -192,7 +202,7 @@ def running(flux, ivar, segments, wavelength, chosen, width, percentile, least, 
     Nodes without chosen good pixels near them take the value of their nearest neighbour that has some.
     """
     n_star = flux.shape[0]
-    for m in prange(n_star):
+    for m in range(n_star):
         bad = 0
         for g in range(segments.shape[0]):
             first, stop = segments[g, 0], segments[g, 1]

@@ -19,9 +19,14 @@ Neighbours on equal steps half a pixel out of phase have a correlation of 0.50 (
 An input pixel with ivar 0 poisons (ivar 0) exactly the output pixels in which its weight is not zero. An
 output pixel that is not wholly covered by the input (flux), or whose stencil leaves the input (the
 others), gets ivar 0: no extrapolation. Cost: one pass over input and output, about 10 ns a pixel.
+
+These loops are serial and release the interpreter lock: cc-resample runs one in each of its reading threads, a
+block of stars in each. Measured against `prange` over the stars of a block, with files read by other threads: the
+same with the machine to itself, 2 to 3 times faster where it is shared, since no thread waits for another's share
+of every block four times. A star's numbers depend on nothing but its own row.
 """
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 METHODS = {"flux": 0, "linear": 1, "cubic": 2, "lanczos": 3}
 SCALES = {"linear": 0, "log10": 1, "listed": 2}
@@ -30,7 +35,7 @@ NOT_ALIGNED = -(1 << 62)   # see `offset` of resample
 _TOUCH = 1e-6   # overlaps and offsets below this fraction of a pixel are rounding errors of equal grids
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _sampled_median(values, n, step, scratch):
     """Median of every `step`-th positive value; 0 when there is none."""
     k = 0
@@ -41,7 +46,7 @@ def _sampled_median(values, n, step, scratch):
     return np.median(scratch[:k]) if k > 0 else 0.0
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def clean(flux, error, bits, n_in, kind, bad_bits, spike, spike_sigma, least_error, ivar, n_invalid):
     """Fill `ivar` from the survey's errors and mask bad pixels; repair `flux` where it is no number.
 
@@ -57,7 +62,7 @@ def clean(flux, error, bits, n_in, kind, bad_bits, spike, spike_sigma, least_err
     n_invalid    (n_star,) int64, output: pixels with negative error, or non-finite flux that has an error
     """
     n_star, n_input, n_max = flux.shape
-    for m in prange(n_star):
+    for m in range(n_star):
         sigma = np.empty(n_max)
         scratch = np.empty(n_max // 8 + 1)
         invalid = 0
@@ -99,7 +104,7 @@ def clean(flux, error, bits, n_in, kind, bad_bits, spike, spike_sigma, least_err
         n_invalid[m] = invalid
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _input_grid(scale, start, step, factor, listed, n, centre, edge):
     """Centres and edges (n + 1) of the input pixels, increasing, in the units of the output grid."""
     if scale == 0:
@@ -122,7 +127,7 @@ def _input_grid(scale, start, step, factor, listed, n, centre, edge):
     edge[n] = centre[n - 1] + (centre[n - 1] - edge[n - 1])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _taps(method, t, below, centre, i, n, weight):
     """Weights of pixels first..first+count-1 for a point a fraction t after pixel i; returns (first, count).
 
@@ -155,7 +160,7 @@ def _taps(method, t, below, centre, i, n, weight):
     return i - 2, 6
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _interpolate(method, flux, ivar, centre, n, wavelength, first, stop, out_flux, out_ivar):
     """Output pixels first..stop-1 by linear, cubic or Lanczos interpolation of one input."""
     weight = np.empty(6)
@@ -186,7 +191,7 @@ def _interpolate(method, flux, ivar, centre, n, wavelength, first, stop, out_flu
             out_ivar[p] = 1.0 / variance
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _rebin(flux, ivar, edge, n, low, high, first, stop, out_flux, out_ivar):
     """Output pixels first..stop-1 as means of the flux density over them: conserves flux."""
     i = 0
@@ -213,7 +218,7 @@ def _rebin(flux, ivar, edge, n, low, high, first, stop, out_flux, out_ivar):
             out_ivar[p] = total * total / variance
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def resample(flux, ivar, n_in, scale, start, step, factor, listed, offset, method,
              wavelength, low, high, piece, source, out_flux, out_ivar):
     """Put every input of every star onto its pieces of the common grid.
@@ -231,10 +236,10 @@ def resample(flux, ivar, n_in, scale, start, step, factor, listed, offset, metho
     piece          (n_piece, 2) int64 first and stop pixel; source (n_piece,) int64: input of each piece
     out_flux, out_ivar      (n_star, n_pix) float64, output; flux 1 and ivar 0 where there is no value
 
-    Parallel over stars; each iteration writes only its own row.
+    Each star writes only its own row.
     """
     n_star, n_input, n_max = flux.shape
-    for m in prange(n_star):
+    for m in range(n_star):
         centre = np.empty(n_max + 1)
         edge = np.empty(n_max + 2)
         out_flux[m, :] = 1.0
@@ -264,7 +269,47 @@ def resample(flux, ivar, n_in, scale, start, step, factor, listed, offset, metho
                              out_flux[m], out_ivar[m])
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
+def median(values, n, scratch):
+    """Median of values[:n] (no NaN), exactly; `scratch` (n,) is overwritten. NaN where n is 0.
+
+    Counts in 512 bins, then sorts one bin: three passes, a quarter of the time of a selection. Values that crowd
+    into one bin (outliers stretch the range) are sorted whole.
+    """
+    if n == 0:
+        return np.nan
+    low, high = values[0], values[0]
+    for i in range(n):
+        low, high = min(low, values[i]), max(high, values[i])
+    if not (high > low and high - low < 1e300):
+        return low if high == low else np.median(values[:n])
+    count = np.zeros(513, np.int64)
+    scale = 512.0 / (high - low)
+    for i in range(n):
+        count[int((values[i] - low) * scale)] += 1
+    rank, below, b = (n - 1) // 2, 0, 0
+    while below + count[b] <= rank:
+        below += count[b]
+        b += 1
+    inside = count[b]
+    if 2 * inside > n:
+        return np.median(values[:n])
+    m, above = 0, np.inf
+    for i in range(n):
+        k = int((values[i] - low) * scale)
+        if k == b:
+            scratch[m] = values[i]
+            m += 1
+        elif k > b:
+            above = min(above, values[i])
+    part = np.sort(scratch[:m])
+    middle = part[rank - below]
+    if n % 2 == 1:
+        return middle
+    return 0.5 * (middle + (part[rank - below + 1] if rank - below + 1 < inside else above))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def finish(flux, ivar, dead, wavelength, windows, doppler, spike, spike_sigma, most_error,
            out_flux, out_ivar, snr, n_bad, n_good):
     """Last masks, measured S/N and counts; float32 output.
@@ -280,10 +325,11 @@ def finish(flux, ivar, dead, wavelength, windows, doppler, spike, spike_sigma, m
     """
     n_star, n_pix = flux.shape
     least = 1.0 / (most_error * most_error)
-    for m in prange(n_star):
-        ratio = np.empty(n_pix)
-        masked = dead.copy()
-        if np.isfinite(doppler[m]):
+    for m in range(n_star):
+        ratio, scratch = np.empty(n_pix), np.empty(n_pix)
+        masked = dead
+        if windows.shape[0] > 0 and np.isfinite(doppler[m]):
+            masked = dead.copy()
             for k in range(windows.shape[0]):
                 a = np.searchsorted(wavelength, windows[k, 0] / doppler[m])
                 b = np.searchsorted(wavelength, windows[k, 1] / doppler[m])
@@ -292,23 +338,24 @@ def finish(flux, ivar, dead, wavelength, windows, doppler, spike, spike_sigma, m
         for p in range(n_pix):
             f, w = flux[m, p], ivar[m, p]
             keep = not masked[p] and w > least and w < 1e30 and np.isfinite(f) and abs(f) < 1e30
-            if keep and f > spike + spike_sigma / np.sqrt(w):
+            root = np.sqrt(w) if keep else 0.0
+            if keep and f > spike and (f - spike) * root > spike_sigma:
                 keep = False
             if keep:
                 out_flux[m, p] = f
                 out_ivar[m, p] = w
-                ratio[good] = f * np.sqrt(w)
+                ratio[good] = f * root
                 good += 1
             else:
                 out_flux[m, p] = 1.0
                 out_ivar[m, p] = 0.0
                 if not dead[p]:
                     bad += 1
-        snr[m] = np.median(ratio[:good]) if good > 0 else np.nan
+        snr[m] = median(ratio, good, scratch)
         n_good[m], n_bad[m] = good, bad
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def neighbour_correlation(scale, start, step, n, method, wavelength, low, high, correlation):
     """Noise correlation of each output pixel with the next, for unit input noise.
 

@@ -94,6 +94,22 @@ def prepare(spectra, continuum=None):
                 kernel.ERROR_KINDS[kind], len(spectra.cameras) or 1)
 
 
+class Workspace:
+    """Arrays that are used again from block to block, so that their memory is not given back and asked for each
+    time (half of the time of a small spectrum). One per thread."""
+
+    def __init__(self):
+        self._held = {}
+
+    def empty(self, name, shape, dtype=np.float64):
+        """An array of this shape, its values undefined; what was asked for under `name` before is overwritten."""
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        held = self._held.get(name)
+        if held is None or held.size < size:
+            held = self._held[name] = np.empty(size, np.uint8)
+        return held[:size].view(dtype).reshape(shape)
+
+
 @dataclass
 class Batch:
     """Stars side by side as the kernels want them; made by `gather`.
@@ -115,12 +131,13 @@ class Batch:
     status: np.ndarray
 
 
-def gather(plan, stars):
+def gather(plan, stars, workspace=None):
     """A Batch from stars: objects with inputs (a list of n_input, each None or with flux, error, bits,
     scale, start, step, listed), status, doppler and velocity, as `readers.Star`.
 
     A star whose status says unusable, or that lacks an input where the recipe rejects such stars, or whose
-    velocity should be taken out and is not known, contributes no pixels.
+    velocity should be taken out and is not known, contributes no pixels. With a Workspace the batch is valid
+    until the next one is gathered in it.
     """
     spectra = plan.spectra
     n_star, n_input = len(stars), plan.n_input
@@ -130,7 +147,9 @@ def gather(plan, stars):
     any_listed = convert or any(i is not None and i.scale == "listed" for s in stars for i in s.inputs)
     shape = (n_star, n_input, n_max)
     none = (0, 0, 0)
-    batch = Batch(np.empty(shape), np.empty(shape), np.zeros(shape if any_bits else none, np.int64),
+    work = workspace or Workspace()
+    bits = work.empty("bits", shape if any_bits else none, np.int64)
+    batch = Batch(work.empty("flux", shape), work.empty("error", shape), bits,
                   np.zeros((n_star, n_input), np.int64), np.zeros((n_star, n_input), np.int64),
                   np.zeros((n_star, n_input)), np.ones((n_star, n_input)),
                   np.zeros(shape if any_listed else none), np.ones(n_star), np.full(n_star, np.nan),
@@ -158,8 +177,8 @@ def _put(batch, m, q, spectrum, convert, medium, to):
     n = spectrum.flux.size
     batch.flux[m, q, :n] = spectrum.flux
     batch.error[m, q, :n] = spectrum.error
-    if batch.bits.shape[0] and spectrum.bits is not None:
-        batch.bits[m, q, :n] = spectrum.bits
+    if batch.bits.shape[0]:
+        batch.bits[m, q, :n] = 0 if spectrum.bits is None else spectrum.bits
     batch.n_in[m, q] = n
     batch.start[m, q], batch.step[m, q] = spectrum.start, spectrum.step
     batch.scale[m, q] = kernel.SCALES["listed" if convert else spectrum.scale]
@@ -202,24 +221,30 @@ class Resampled:
     status: np.ndarray
 
 
-def resample(plan, batch):
-    """Clean, resample, normalise and measure a Batch; its flux array is overwritten where it is no number."""
+def resample(plan, batch, workspace=None, store=None):
+    """Clean, resample, normalise and measure a Batch; its flux array is overwritten where it is no number.
+
+    store: two (n_star, n_pix) float32 arrays for the result's flux and ivar (None: new ones). The result does
+    not use the workspace otherwise.
+    """
+    work = workspace or Workspace()
     masks, done = plan.spectra.masks, plan.spectra.normalise.method == "none"
     n_star, n_pix = batch.n_in.shape[0], plan.grid.wavelength.size
     never = np.inf
     spike = never if masks.spike is None else float(masks.spike)
-    ivar = np.empty(batch.flux.shape)
+    ivar = work.empty("ivar", batch.flux.shape)
     invalid = np.zeros(n_star, np.int64)
     kernel.clean(batch.flux, batch.error, batch.bits, batch.n_in, plan.error_kind, masks.bad_bits,
                  spike if done else never, masks.spike_sigma, masks.error_below, ivar, invalid)
-    flux, weight = np.empty((n_star, n_pix)), np.empty((n_star, n_pix))
+    flux, weight = work.empty("out flux", (n_star, n_pix)), work.empty("out ivar", (n_star, n_pix))
     grid = plan.grid
     kernel.resample(batch.flux, ivar, batch.n_in, batch.scale, batch.start, batch.step, batch.factor,
                     batch.listed, alignment(plan, batch), kernel.METHODS[plan.spectra.method],
                     grid.wavelength, grid.low, grid.high, grid.pieces, plan.source, flux, weight)
     failed = continuum_stage.normalise(flux, weight, plan.continuum)
-    out = Resampled(np.empty((n_star, n_pix), np.float32), np.empty((n_star, n_pix), np.float32),
-                    np.empty(n_star), np.empty(n_star, np.int64), batch.status.copy())
+    if store is None:
+        store = np.empty((n_star, n_pix), np.float32), np.empty((n_star, n_pix), np.float32)
+    out = Resampled(*store, np.empty(n_star), np.empty(n_star, np.int64), batch.status.copy())
     n_good = np.empty(n_star, np.int64)
     kernel.finish(flux, weight, plan.dead, grid.wavelength, plan.observed, batch.doppler,
                   never if done else spike, masks.spike_sigma, masks.error_above,

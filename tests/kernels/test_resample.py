@@ -319,3 +319,12 @@ def test_answers_do_not_depend_on_the_other_stars():
         alone = go([star])
         np.testing.assert_array_equal(alone[0][0], every[0][star])
         np.testing.assert_array_equal(alone[1][0], every[1][star])
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 10, 999, 1000])
+def test_median(n):
+    rng = np.random.default_rng(n)
+    for values in (rng.normal(50, 5, n), rng.normal(0, 1, n) ** 9, np.full(n, 3.0), rng.integers(0, 3, n) * 1.0,
+                   np.where(rng.random(n) < 0.1, 1e12, rng.normal(size=n))):
+        found = kernel.median(values, n, np.empty(max(n, 1)))
+        assert np.isnan(found) if n == 0 else found == np.median(values)
