@@ -189,7 +189,8 @@ def test_galah_files(mock, allspec, truth):
                     # Formats page: start and step are both 1 - v / c of the observed ones.
                     assert rest["CRVAL1"] / seen["CRVAL1"] == pytest.approx(rest["CDELT1"] / seen["CDELT1"], rel=1e-12)
                     assert abs(1.0 - rest["CRVAL1"] / seen["CRVAL1"]) * 3e5 < 500.0
-                    assert 0.7 < np.median(file[4].data) < 1.1
+                    # TiO and the wings of potassium eat up to half of an M dwarf's flux.
+                    assert 0.4 < np.median(file[4].data) < 1.1
     assert 4096 in lengths and min(lengths) >= 4096 and max(lengths) <= 4112
 
 
