@@ -56,18 +56,15 @@ def polynomial(path, survey, grid, medium, training_labels, name=""):
     full_theta, full_s2 = np.zeros((n_pix, len(powers))), np.full(n_pix, np.inf)
     full_theta[nearest[good]], full_s2[nearest[good]] = theta[good], s2[good]
     status = np.where(np.isfinite(full_s2), 0, bitmasks.PIXEL_STATUS.ALL_MASKED).astype(np.int32)
-    training = np.zeros(len(training_labels), [("id", f"S{schema.ID_WIDTH}"), ("star_id", f"S{schema.STAR_ID_WIDTH}"), ("used", "i2"), ("fold", "i4"),
-                                               *((n, "f8") for n in label_names)])
-    training["used"] = 1
-    for i, label in enumerate(label_names):
-        training[label] = training_labels[:, i]
+    table = schema.model_training_table(label_names)
+    training = schema.native(table.rows(len(training_labels), used=1,
+                                        **dict(zip(label_names, training_labels.T, strict=True))))
     nothing = np.full(len(label_names), np.nan)
-    units = {"teff": "K"}
     return Model(
         wavelength=np.asarray(grid, float), segment=np.zeros(n_pix, np.int16), medium=medium, theta=full_theta,
         s2=full_s2, pixel_status=status, n_good=np.where(status == 0, len(training_labels), 0).astype(np.int32),
         ivar_scale=np.ones(n_pix), censor=np.ones((n_pix, len(label_names)), np.uint8), powers=powers,
-        label_names=label_names, label_units=tuple(units.get(n, "dex") for n in label_names), low=low, pivot=pivot,
+        label_names=label_names, label_units=tuple(schema.label(n).unit for n in label_names), low=low, pivot=pivot,
         high=high, bias=nothing, scatter=nothing.copy(), rms=nothing.copy(), training=training, survey=survey,
         scale_survey="", name=name, options={"imported": os.path.basename(str(path))})
 

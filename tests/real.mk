@@ -72,7 +72,7 @@ pseudo: $(RUN)/pseudo.model.fits
 	python $(HERE)real/show.py crossval $<
 $(RUN)/pseudo.model.fits: $(RUN)/galah36_spectra.fits
 	cc-train $< --training $(RUN)/galah36_stars.fits --labels galah --order 1 --scatter reml \
-	    --cross-validate leave-one-out -o $@ $(CC)
+	    --leave-one-group-out -o $@ $(CC)
 
 # --- error factors of real Cannon labels against reference labels (no repeats) --------------------------
 errors: $(RUN)/dr4.errors.fits

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cannonkit import fits, importers, model, schema
+from cannonkit import fits, importers, schema
 
 
 def ecsv(path):
@@ -43,7 +43,7 @@ def main(data, out):
     labels = np.array([giants[n] for n in ("TEFF", "LOGG", "FE_H", "ALPHA_FE")], float).T
     fitted = importers.polynomial(data / "models" / "bovy_cannon_apogee_dr12_giants.fits", "apogee",
                                   10 ** (4.179 + 6e-6 * np.arange(8575)), "vacuum", labels, "BOVY")
-    model.write(out / "bovy.model.fits", fitted, overwrite=True)
+    fitted.write(out / "bovy.model.fits", overwrite=True)
 
 
 if __name__ == "__main__":
