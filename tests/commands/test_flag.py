@@ -3,7 +3,7 @@ import numpy as np
 import products
 import pytest
 
-from cannonkit import bitmasks, schema
+from cannonkit import bitmasks, fits, schema
 
 STARFLAG, ASPCAP = bitmasks.APOGEE_STARFLAG, bitmasks.APOGEE_ASPCAPFLAG
 N = 400
@@ -211,3 +211,41 @@ def test_no_rows_and_dry_run(made, command, inside, tmp_path):
     result = command("flag", folder / "acgs.labels.fits", "-m", folder / "acgs.model.fits", "--dry-run", "-o",
                      tmp_path / "p.fits")
     assert result.code == 0 and "training stars 300" in result.err and not (tmp_path / "p.fits").exists()
+
+
+def raw_galah(path, rng, n):
+    """A catalogue with GALAH's own column names; returns (path, sobject_id as text, star_id)."""
+    labels = {"teff": "f8", "logg": "f8", "fe_h": "f8", "alpha_fe": "f4", "vmic": "f8", "vbroad": "f4"}
+    errors = {f"e_{x}": "f8" for x in ("teff", "logg", "fe_h", "alpha_fe", "vbroad")}
+    columns = [schema.Column("star_id", "S16"), schema.Column("sobject_id", "i8"), schema.Column("flag_sp", "i4"),
+               schema.Column("ra_dr2", "f8"), schema.Column("dec_dr2", "f8"), schema.Column("snr_c2_iraf", "f4"),
+               schema.Column("chi2_sp", "f4"), schema.Column("dr3_source_id", "i8"),
+               *(schema.Column(k, v) for k, v in {**labels, **errors}.items())]
+    table = schema.Table("", tuple(columns))
+    rows = np.zeros(n, table.dtype)
+    rows["sobject_id"] = 150000000000000 + np.arange(n)
+    rows["star_id"] = [b"%08d" % k for k in range(n)]
+    for name in (*labels, *errors, "ra_dr2", "dec_dr2", "chi2_sp"):
+        rows[name] = rng.uniform(1, 2, n)
+    rows["snr_c2_iraf"] = 30
+    rows["teff"][4] = np.nan
+    rows["flag_sp"][2] = bitmasks.GALAH_FLAG_SP.REDUCTION
+    path.write_bytes(fits.primary_hdu() + fits.table_hdu(table, rows, {}))
+    return path, np.array([b"%d" % k for k in rows["sobject_id"]]), rows["star_id"]
+
+
+def test_a_raw_catalogue_is_read_through_its_recipe(inside, tmp_path):
+    rng = np.random.default_rng(8)
+    n = 200
+    path, ids, star_ids = raw_galah(tmp_path / "raw.fits", rng, n)
+    products.write_model(tmp_path / "m.fits", rng, survey="galah", name="GCGS")
+    order = rng.permutation(n)
+    rows = products.label_rows(ids[order], star_ids[order], products.training_labels(rng, n),
+                               products.covariance(rng, n), np.full(n, 30.0))
+    products.write_labels(tmp_path / "l.fits", rows, header={"MODEL": "GCGS", "SURVEY": "galah", "SCALE": "galah"})
+    assert inside("flag", tmp_path / "l.fits", "-m", tmp_path / "m.fits", "--survey", path, "--recipe", "galah_dr3",
+                  "-o", tmp_path / "o.fits", "--quiet") == 0
+    found, _ = products.read(tmp_path / "o.fits")
+    assert np.array_equal(np.flatnonzero(found["flag_survey"]), np.flatnonzero(order == 4))
+    assert np.array_equal(np.flatnonzero(found["flag_spectra"]), np.flatnonzero(order == 2))
+    assert found["flag_sp_aspcap"][order == 2] == bitmasks.GALAH_FLAG_SP.REDUCTION
