@@ -1,8 +1,10 @@
 """The mock's line list: real lines of the two surveys' windows, as data, and molecular bands (formats.md D1).
 
 Wavelengths are in air, in Angstrom, excitation energies in eV; both are laboratory facts. The log gf are
-rough: literature values from memory of the usual solar lists, moved where needed so that this line model
-gives a line of about the right size in the Sun or in a red giant. Nobody should measure abundances with them.
+rough: literature values from memory of the usual solar lists, moved by -0.9 to +0.6 dex where needed so that
+this line model gives a line of about the right depth. The depths aimed at are those of two published Cannon
+models (Doppler's cool stars, Bovy's APOGEE giants), so agreement with those is by construction. Nobody should
+measure abundances with them.
 
 Bands are families of lines made from spectroscopic constants: positions are right to an Angstrom or so,
 strengths to a factor of two; that is enough for CN, CO, OH, C2 and TiO to act where and as they do on the
