@@ -240,7 +240,7 @@ class Errors:
     draws: int = setting(100, "bootstrap draws over stars", low=2, high=100000)
     seed: int = setting(1, "seed of the bootstrap and of --holdout", low=0)
     snr_bins: int = setting(20, "bins of S/N behind the precision curves, at most", low=1, high=1000)
-    smallest_bin: int = setting(50, "fewest differences in such a bin", low=2)
+    smallest_bin: int = setting(20, "fewest differences in such a bin", low=2)
     bins: int = setting(10, "bins of each quantity in validate", low=1, high=1000)
     holdout: float = setting(0.0, "fraction of the stars that calibrate leaves aside for validate", low=0.0,
                              below=1.0)

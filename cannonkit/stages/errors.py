@@ -276,7 +276,7 @@ def snr_bins(snr, n_bin, smallest):
     return [part for part in np.array_split(order, n_bin) if len(part)]
 
 
-def precision(value, snr, best_snr, n_bin=20, smallest=50):
+def precision(value, snr, best_snr, n_bin=20, smallest=20):
     """(points, paper, unbiased) of one label: Points and two Curves.
 
     value     (n,)  label of a star's lower-S/N spectrum minus that of its best one
