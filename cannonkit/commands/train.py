@@ -151,8 +151,8 @@ def _training_set(args, settings, rows, columns, spectra):
     order = np.argsort(ids, kind="stable")
     twice = ids[order][1:][(ids[order][1:] == ids[order][:-1]) & ~blank[order][1:]]
     if len(twice):
-        raise errors.DataError(f"{args.training}: {schema.text(twice[:1])[0]!r} stands in two selected rows of column "
-                               f"{columns.id!r}")
+        raise errors.DataError(f"{args.training}: {str(schema.text(twice[:1])[0])!r} stands in two selected rows of "
+                               f"column {columns.id!r}")
     n_pix = spectra.table["flux"].shape[0]
     flux, ivar = np.zeros((len(rows), n_pix), np.float32), np.zeros((len(rows), n_pix), np.float32)
     state = np.zeros(len(rows), np.int8)           # 0 no row, 1 a row without data, 2 data
@@ -166,7 +166,8 @@ def _training_set(args, settings, rows, columns, spectra):
         listed += list(schema.text(found_ids[~match][:max(0, LISTED - len(listed))]))
         for k, n in zip(np.flatnonzero(match), at[match], strict=True):
             if state[n]:
-                raise errors.DataError(f"{spectra.place('id')}: {schema.text(ids[n:n + 1])[0]!r} stands there twice")
+                name = str(schema.text(ids[n:n + 1])[0])
+                raise errors.DataError(f"{spectra.place('id')}: {name!r} stands there twice")
             usable = not int(part["status"][k]) & bitmasks.SPECTRUM_UNUSABLE
             flux[n], ivar[n] = part["flux"][k], part["ivar"][k]
             state[n] = 2 if usable and np.any(ivar[n] > 0) else 1

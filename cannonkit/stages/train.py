@@ -252,8 +252,8 @@ def train(data, settings, advance=None):
         if failed:
             warnings.append(f"cross-validation: {failed} of {len(labels)} held-out stars could not be inferred")
         notes.append(f"cross-validation, {fold.max() + 1} folds (held-out minus input):")
-        notes += [f"  {n}: bias {model.bias[i]:.4g}, scatter {model.scatter[i]:.4g}, rms {model.rms[i]:.4g} {u}".rstrip()
-                  for i, (n, u) in enumerate(zip(names, model.label_units, strict=True))]
+        for n, u, bias, scatter, rms in zip(names, model.label_units, model.bias, model.scatter, model.rms, strict=True):
+            notes.append(f"  {n}: bias {bias:.4g}, scatter {scatter:.4g}, rms {rms:.4g} {u}".rstrip())
     return model, notes, warnings
 
 

@@ -149,7 +149,8 @@ def test_groups_stay_together(files, tmp_path, inside):
     cluster = np.array([f"c{i % 11}" for i in range(120)], "S")
     write_training(files.training, files.labels[:120], files.ids[:120], extra={"cluster": cluster})
     path = tmp_path / "m.fits"
-    assert inside("train", *files.arguments(path, "--labels", "galah", "--group", "cluster", "--leave-one-group-out")) == 0
+    more = ("--labels", "galah", "--group", "cluster", "--leave-one-group-out")
+    assert inside("train", *files.arguments(path, *more)) == 0
     fold = model.read(path).training["fold"]
     assert fold.max() == 10 and all(len(set(fold[cluster[10:] == c])) == 1 for c in set(cluster))
 
