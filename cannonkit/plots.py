@@ -19,7 +19,7 @@ COLOURS = (RED, BLUE, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
 WIDTH = 6.9           # inches
-POINTS_BELOW = 1500   # more stars than this are drawn as a 2-d histogram
+POINTS_BELOW = 4000   # more stars than this are drawn as a 2-d histogram
 
 TEXT = {"teff": r"$T_\mathrm{eff}$", "logg": r"$\log\,g$", "fe_h": "[Fe/H]", "alpha_fe": r"[$\alpha$/Fe]",
         "vmicro": r"$v_\mathrm{micro}$", "vbroad": r"$v_\mathrm{broad}$"}
@@ -60,7 +60,7 @@ class _Sheet:
     Margins are fixed, not measured: laying a figure out by measuring its text takes longer than drawing it.
     """
 
-    def __init__(self, height, mock, rows=1, columns=1, *, left=0.62, right=0.1, bottom=0.42, top=0.08, wgap=0.58,
+    def __init__(self, height, mock, rows=1, columns=1, *, left=0.62, right=0.1, bottom=0.42, top=0.08, wgap=0.64,
                  hgap=0.12, bar=False, height_ratios=None, sharex=False, sharey=False):
         """height: of a panel (of the mean one, with ratios), or None for square panels."""
         matplotlib = _matplotlib()
@@ -130,7 +130,7 @@ def label_text(name, unit=""):
 
 
 def _few_ticks(ax):
-    """Wavelength ticks, none at the ends, where the neighbouring panel's would touch them."""
+    """Ticks in x, none at the ends, where the neighbouring panel's would touch them."""
     from matplotlib.ticker import MaxNLocator
 
     ax.xaxis.set_major_locator(MaxNLocator(4, prune="both", steps=[1, 2, 5, 10]))
@@ -256,7 +256,7 @@ def one_to_one(panels, x_text, y_text, mock):
     """Figures 3, 4, A1 to A3: panels [(label, unit, Density, points, range, Running, numbers)]."""
     rows, columns = _grid(len(panels))
     dense = [p[2] for p in panels if p[3] is None]
-    sheet = _Sheet(None, mock, rows, columns, left=0.55, wgap=0.38, hgap=0.24, bottom=0.45, bar=dense,
+    sheet = _Sheet(None, mock, rows, columns, left=0.6, wgap=0.48, hgap=0.24, bottom=0.45, bar=dense,
                    right=0.1 if columns > 1 else 2.5)
     norm, mesh = _norm(dense), None
     for ax, (label, unit, density, points, limits, line, numbers) in zip(sheet.axes.ravel(), panels, strict=False):
@@ -390,7 +390,8 @@ def grid_of_panels(columns, rows, x_text, y_texts, cells, mock, invert_x=False, 
                     ax.axhline(median, ls="--", lw=0.9, color=COLOURS[colour], zorder=2)
             if not any(not isinstance(item[0], str) and len(item[0]) for item in cell):
                 ax.text(0.5, 0.5, "no members", transform=ax.transAxes, ha="center", va="center", size=7, color="0.4")
-            ax.locator_params(nbins=5)
+            ax.locator_params(axis="y", nbins=5)
+            _few_ticks(ax)
             if r == 0:
                 ax.set_title(columns[c], pad=3)
         axes[r, 0].set_ylabel(f"{rows[r]}\n{y_texts[r]}", size=7, labelpad=2)
@@ -533,7 +534,8 @@ def two_spectra(rows, mock):
         _numbers(bottom, text)
         bottom.legend(loc="upper left", ncols=2, borderpad=0.1)
         for ax, below, above in ((top, 0.25, 0.05), (bottom, 0.35, 0.35)):     # room for legends and numbers
-            low, high = ax.get_ylim()
+            lines = np.concatenate([line.get_ydata() for line in ax.get_lines()])
+            low, high = np.nanpercentile(lines, [0.2, 99.8])     # spikes of bad pixels run out of the panel
             ax.set_ylim(low - below * (high - low), high + above * (high - low))
         for ax in (top, bottom):
             ax.set_xlim(x[0], x[-1])

@@ -224,7 +224,10 @@ class Run:
 
 def _stem(path):
     base = os.path.basename(os.fspath(path))
-    return base.removesuffix(".fits")
+    base = base.removesuffix(".fits")
+    for kind in ("model", "labels", "flagged", "final", "repeats", "errors", "pulls"):
+        base = base.removesuffix(f".{kind}")
+    return base
 
 
 def _surveys(columns):

@@ -113,7 +113,8 @@ def galaxy(run, settings):
         return [Missing("The Galaxy", "no clean row has a distance")]
     x_range = stage.limits(*[d[1] for d in data], fraction=0.995)
     y_range = stage.limits(*[d[2] for d in data], fraction=0.995)
-    panels = [(title, *common.cloud(r, z, x_range, y_range, plots.few)) for title, r, z in data]
+    drawn = common.clouds([d[1:] for d in data], x_range, y_range, plots.few)
+    panels = [(d[0], *cloud) for d, cloud in zip(data, drawn, strict=True)]
     mock = any(f.mock for f in files)
     caption = (f"Height Z above the plane against galactocentric radius R, from the catalogues' distances, with "
                f"the Sun at R {settings.r_sun:g} kpc and Z {1000 * settings.z_sun:g} pc; clean rows with a distance: "

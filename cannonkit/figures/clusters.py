@@ -64,6 +64,8 @@ class Members:
                                                      if (s, c) in self.rows] or [[np.nan]])) for c in chosen}
             chosen.sort(key=lambda c: -metal[c] if np.isfinite(metal[c]) else np.inf)
         self.chosen = chosen
+        found = {s.flag_id: s for surveys in self.surveys.values() for s in surveys}
+        self.all_surveys = [found[k] for k in sorted(found)]
 
 
 def _members(run, settings, title):
@@ -79,11 +81,19 @@ def _members(run, settings, title):
 def _rows(run):
     """Rows of the figures: [(title, scale, column suffix)]: the surveys' own values, then each scale."""
     scales = list(run.files["catalogue"])
-    return [("survey", scales[0], ""), *[(f"{s.upper()}-scaled", s, "Cann") for s in scales]]
+    return [("survey", None, ""), *[(f"{s.upper()}-scaled", s, "Cann") for s in scales]]
 
 
 def _values(run, members, scale, cluster, names):
-    """({column: values of the members}, flag_id) of a cluster in one catalogue."""
+    """({column: values of the members}, flag_id) of a cluster in one catalogue; scale None: members that are
+    clean in any of them, each spectrum once (for the survey's own labels)."""
+    if scale is None:
+        parts = [(_values(run, members, s, cluster, [*names, "Unique_ID"])) for s in run.files["catalogue"]]
+        flag_id = np.concatenate([part[1] for part in parts])
+        values = {n: np.concatenate([part[0][n] for part in parts]) for n in [*names, "Unique_ID"]}
+        once = np.unique(np.array([f"{k} {i}" for k, i in zip(flag_id, values["Unique_ID"], strict=True)], str),
+                         return_index=True)[1]
+        return {n: values[n][once] for n in names}, flag_id[once]
     file, rows = run.files["catalogue"][scale], members.rows.get((scale, cluster), np.empty(0, int))
     columns = run.read(file, [*names, "flag_id"])
     return {n: columns[n][rows] for n in names}, columns["flag_id"][rows]
@@ -91,7 +101,7 @@ def _values(run, members, scale, cluster, names):
 
 def _survey_key(members):
     """`circles GALAH, triangles APOGEE`: which marker is which survey."""
-    surveys = next(iter(members.surveys.values()))
+    surveys = members.all_surveys
     return ", ".join(f"{SHAPES[k % 4]} {s.name.upper()}" for k, s in enumerate(surveys))
 
 
@@ -113,7 +123,7 @@ def kiel(run, settings):
             if isochrone is not None:
                 cell.append(("line", *isochrone))
                 drawn.append(cluster)
-            for k, survey in enumerate(members.surveys[scale]):
+            for k, survey in enumerate(members.all_surveys):
                 own = (flag_id == survey.flag_id) & np.isfinite(x) & np.isfinite(y)
                 if own.any():
                     cell.append((x[own], y[own], c[own], COLOUR[k % 4], k, None))
@@ -185,7 +195,7 @@ def _trends(run, settings, figure, x_name, x_unit, y_names, paper, favourite):
                 values, flag_id = _values(run, members, scale, cluster, names)
                 x, y = (values[n] for n in names)
                 cell = []
-                for k, survey in enumerate(members.surveys[scale]):
+                for k, survey in enumerate(members.all_surveys):
                     own = (flag_id == survey.flag_id) & np.isfinite(x) & np.isfinite(y)
                     if own.any():
                         m = stage.member(y[own])
@@ -201,7 +211,7 @@ def _trends(run, settings, figure, x_name, x_unit, y_names, paper, favourite):
         files = _files(run)
         mock = any(f.mock for f in files)
         titles = [t for t, _, _ in _rows(run)]
-        surveys = next(iter(members.surveys.values()))
+        surveys = members.all_surveys
         key = ", ".join(f"{('blue', 'red', 'green', 'purple')[k % 4]} {SHAPES[k % 4]} "
                         f"{s.name.upper()}" for k, s in enumerate(surveys))
         caption = (f"{common.name(label)} of clean cluster members against {what}; {key}; dashed: medians. "

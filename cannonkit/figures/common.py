@@ -132,9 +132,16 @@ def edges(values, n_bin):
     return np.linspace(low, high, n_bin + 1)
 
 
-def cloud(x, y, x_range, y_range, few, bins=110):
-    """(Density, points or None) for plots: few points are drawn one by one."""
+def cloud(x, y, x_range, y_range, few, bins=None):
+    """(Density, points or None) for plots: few points are drawn one by one, the cells fit their number."""
+    bins = bins or (110 if len(x) > 30000 else 70)
     return stage.density(x, y, x_range, y_range, bins), few(x, y)
+
+
+def clouds(data, x_range, y_range, few):
+    """`cloud` of several samples [(x, y)], all drawn in the same way: as histograms if one of them is large."""
+    found = [cloud(x, y, x_range, y_range, few) for x, y in data]
+    return found if all(points is not None for _, points in found) else [(density, None) for density, _ in found]
 
 
 def read_units(run, model_file):

@@ -51,9 +51,12 @@ def factors(run, settings):
         column("n_independent", "f8", "", "independent differences: n - 1 per star with n spectra")))
     listing = Listing("factors", "Factors of the formal errors", table, rows,
                       {"f": 2, "f_error": 2, "f_variance": 2, "f_1684": 2, "n_independent": 0}, mock)
-    caption = (f"Factor f by which formal errors have to grow for the differences of repeats to have unit width "
-               f"(equation 6), label units. Range over the labels: {'; '.join(words)}. f measures repeatability, not "
-               f"accuracy. Table 4 of the paper is in scaled label units: compare it with f_scaled.")
+    kinds = {against(f) for f in run.files["errors"].values()}
+    meaning = {"repeat observations": "From repeats f measures repeatability, not accuracy.",
+               "reference labels": "No repeats were used with reference labels: there f is the distance from those."}
+    caption = (f"Factor f by which formal errors have to grow for differences to have unit width (equation 6), in "
+               f"label units. Range over the labels: {'; '.join(words)}. {' '.join(meaning[k] for k in sorted(kinds))} "
+               "Table 4 of the paper is in scaled label units: compare it with f_scaled.")
     return [Item("factors", "factors", "Factors of the formal errors", "Table 4", caption,
                  list(run.files["errors"].values()), None, (listing,))]
 

@@ -60,7 +60,7 @@ def agreement_item(figure, name, title, paper, text, units, given, found, files,
         a = stage.agreement(x, y)
         both = stage.limits(x, y, fraction=0.985, pad=0.06)
         line = stage.running(x, y, common.edges(x, settings.bins), settings.min_count)
-        panels.append((label, unit, *common.cloud(x, y, both, both, plots.few, 80), both, line,
+        panels.append((label, unit, *common.cloud(x, y, both, both, plots.few), both, line,
                        f"bias {common.quantity(a.bias, unit)}\nscatter {common.quantity(a.scatter, unit)}"))
         rows.append((a.n, a.mean, a.bias, a.scatter, a.rms, a.spread, a.slope, a.low_end, a.high_end))
         numbers.append(f"{common.name(label)} {common.quantity(a.bias, unit, sign=True)} \u00b1 "

@@ -18,9 +18,8 @@ def spectra(run, settings):
             out.append(Missing(title, f"{file.path} has no rows"))
             continue
         grid = run.extension(file, "WAVELENGTH")
-        rows = run.rows_at(file, np.arange(n), ["id", "star_id", "snr", "flux", "ivar", "status"])
-        curves = [(schema.text(r["star_id"]) or schema.text(r["id"]), r["flux"], r["ivar"] > 0) for r in rows]
-        curves = [(str(name), flux, good) for name, flux, good in curves]
+        rows = run.rows_at(file, np.arange(n), ["id", "star_id", "visit", "snr", "flux", "ivar"])
+        curves = [(_name(r), r["flux"], r["ivar"] > 0) for r in rows]
         good = rows["ivar"] > 0
         medium = str(grid.header.get("MEDIUM", "")).strip()
         empty = int((~good.any(axis=1)).sum())
@@ -31,6 +30,11 @@ def spectra(run, settings):
         out.append(Item("spectra", f"spectra-{survey or 'all'}", title, "", caption, [file],
                         _drawing(grid.data, curves, file.mock)))
     return out or [Missing("Spectra", "no spectra product")]
+
+
+def _name(row):
+    name = str(schema.text(row["star_id"]) or schema.text(row["id"]))
+    return f"{name}, visit {row['visit']}" if row["visit"] > 0 else name
 
 
 def _drawing(grid, curves, mock):

@@ -111,11 +111,12 @@ def kiel(run, settings):
     x_range = stage.limits(*[d[1] for d in data], fraction=0.998)
     y_range = stage.limits(*[d[2] for d in data], fraction=0.998)
     panels, numbers = [], []
-    for title, teff, logg, survey in data:
+    drawn = common.clouds([d[1:3] for d in data], x_range, y_range, plots.few)
+    for (title, teff, logg, survey), cloud in zip(data, drawn, strict=True):
         contour, levels = None, ()
         if survey in contours:
             contour, levels = contour_of(*contours[survey], x_range, y_range)
-        panels.append((title, *common.cloud(teff, logg, x_range, y_range, plots.few), contour, levels))
+        panels.append((title, *cloud, contour, levels))
         n = int((np.isfinite(teff) & np.isfinite(logg)).sum())
         numbers.append(f"{title}: {common.count(n)} of {common.count(len(teff))} rows have both labels")
     mock = any(f.mock for f in files)
