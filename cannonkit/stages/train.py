@@ -252,7 +252,8 @@ def train(data, settings, advance=None):
         if failed:
             warnings.append(f"cross-validation: {failed} of {len(labels)} held-out stars could not be inferred")
         notes.append(f"cross-validation, {fold.max() + 1} folds (held-out minus input):")
-        for n, u, bias, scatter, rms in zip(names, model.label_units, model.bias, model.scatter, model.rms, strict=True):
+        found = zip(names, model.label_units, model.bias, model.scatter, model.rms, strict=True)
+        for n, u, bias, scatter, rms in found:
             notes.append(f"  {n}: bias {bias:.4g}, scatter {scatter:.4g}, rms {rms:.4g} {u}".rstrip())
     return model, notes, warnings
 
