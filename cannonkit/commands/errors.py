@@ -229,7 +229,7 @@ def read_labels(source, settings):
     """The Table of an open source: a labels product or a foreign table; see the column options."""
     import numpy as np
 
-    from cannonkit import bitmasks, errors, schema
+    from cannonkit import bitmasks, schema
 
     names = label_names(source, settings)
     columns = columns_of(settings, names)
@@ -242,7 +242,7 @@ def read_labels(source, settings):
     selector, wanted = _row_selector(settings.rows)
     if selector:
         needed.append(selector)
-    source.require(needed)
+    source.require(needed, arrays={settings.covariance: (len(names), len(names))} if settings.covariance else None)
     rows = source.read(list(dict.fromkeys(needed + [n for n in optional if n in source.columns])))
     if selector:
         rows = rows[np.isin(rows[selector], wanted)]
@@ -253,9 +253,6 @@ def read_labels(source, settings):
     covariance = None
     if settings.covariance:
         covariance = np.asarray(rows[settings.covariance], np.float64)
-        if covariance.shape != (n, len(names), len(names)):
-            raise errors.DataError(f"{source.place(settings.covariance)}: {covariance.shape[1:]} values a row, "
-                                   f"expected ({len(names)}, {len(names)}) for labels {', '.join(names)}")
         if settings.covariance_units == "scaled":
             covariance = covariance * scales[:, None] * scales
         variance = np.diagonal(covariance, axis1=1, axis2=2).copy()
@@ -379,7 +376,8 @@ def _apply(args):
         with stream.open_source(args.input, "labels") as source:
             names = label_names(source, settings)
             units = [source.columns[n].unit for n in names]
-            source.require([*names, settings.covariance, settings.snr_column])
+            source.require([], numbers=[*names, settings.snr_column],
+                           arrays={settings.covariance: (len(names), len(names))})
             _check_same(source, errors_source)
             scaling = Scaling(calibration, names, settings, errors_source.name)
             table = source.table.with_columns(schema.error_columns(names, dict(zip(names, units, strict=True))))

@@ -235,11 +235,13 @@ class _Input:
             raise errors.DataError(f"{path}: its spectra are of survey {self.survey!r}, {known}")
         self.path, self.recipe = surveys[self.survey]
         try:
-            self.source.require(merge.REQUIRED)
+            self.source.require(merge.TEXTS, numbers=merge.NUMBERS)
         except errors.DataError as error:
             raise errors.DataError(f"{error}: a catalogue is made of labels that went through cc-flag and "
                                    "cc-errors apply") from None
         self.names = tuple(n[4:] for n in self.source.columns if n.startswith("err_") and n[4:] in self.source.columns)
+        self.source.require([], [x for n in self.names for x in (n, f"err_{n}")],
+                            {"cov_final": (len(self.names), len(self.names))})
         self.units = tuple(self.source.columns[n].unit for n in self.names)
         self.rows_of = files.enter_context(SurveyRows(self.path, self.recipe, merge.survey_columns()))
         self.snr_min = float(self.source.hdu.header.get("SNRMIN", self.recipe.catalogue.snr_min))

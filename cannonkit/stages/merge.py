@@ -21,7 +21,8 @@ FROM_LABELS = {
     "spectrum_distance": "spectrum_distance", "second_delta_chi2": "second_delta_chi2",
     "error_source": "error_source", "cov": "cov_final",
 }
-REQUIRED = ("id", "star_id", "chi2", "n_pix_used", "cannon_distance", "flag_cannon_dist", "flag_training", "cov_final")
+TEXTS = ("id", "star_id")
+NUMBERS = ("chi2", "n_pix_used", "cannon_distance", "flag_cannon_dist", "flag_training")   # that there must be
 # Catalogue column <- column of the survey's catalogue; labels come on top.
 FROM_SURVEY = {n: n for n in ("dr2_source_id", "dr3_source_id", "ra", "dec", "snr", "r_est", "r_lo", "r_hi",
                               "parallax", "e_parallax", "reject")}

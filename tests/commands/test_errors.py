@@ -276,7 +276,7 @@ def test_refusals(made, inside, capfd, tmp_path):
             (65, ("calibrate", cut), "cut or damaged"),
             (65, ("apply", folder / "repeats.fits", "--errors", folder / "repeats.fits"), "expected errors"),
             (65, ("calibrate", folder / "repeats.fits", "--labels", "tefff"), "did you mean 'teff'"),
-            (65, ("calibrate", folder / "repeats.fits", "--labels", "teff,logg"), "expected (2, 2)"),
+            (65, ("calibrate", folder / "repeats.fits", "--labels", "teff,logg"), "shape (2, 2)"),
             (65, ("validate", alone, "--errors", errors), "no repeats to validate"),
             (64, ("calibrate", folder / "repeats.fits", "--against", "teff,logg"), "2 columns for 6 labels"),
             (64, ("calibrate", folder / "repeats.fits", "--label-column", "x"), "{} must stand"),
