@@ -11,6 +11,8 @@ from cannonkit import bitmasks, schema
 from cannonkit.errors import DataError, did_you_mean
 from cannonkit.kernels import vectorizer
 
+MAX_DEGREE = 10     # of a term, in a file that is read
+
 
 @dataclass
 class Model:
@@ -23,7 +25,7 @@ class Model:
     censor (n_pix, n_label) u1: 1 = the label acts in this pixel, 0 = it and its cross terms are zero there
     powers (n_term, n_label) i8: the terms; term 0 is the constant
     label_names, label_units; low, pivot, high (n_label,): percentiles 2.5, 50, 97.5 of the training labels
-    bias, scatter, rms (n_label,): cross-validated minus input label: median, (84-16)/2, root mean square;
+    bias, scatter, rms (n_label,): cross-validated minus input label: mean, (84-16)/2, root mean square;
     NaN without cross-validation
     training: structured rows (native) with id, star_id, used, fold, the labels, cv_<label>, cv_cov
     survey (of the spectra), scale_survey (of the labels), name, options: what the header says of the training
@@ -174,7 +176,8 @@ def from_source(source):
         if parts[name].data.shape != shape:
             raise DataError(f"{source.name}[{name}]: shape {parts[name].data.shape}, expected {shape} from the other "
                             "extensions: damaged")
-    source.require(["id", "star_id", "used", "fold", *names])
+    _check_values(source.name, names, theta, parts["S2"].data, powers, labels, wavelength.data["wavelength"])
+    source.require(["id", "star_id", "used", "fold"], numbers=names)
     curve = [(float(header[f"L1LAM{i}"]), float(header[f"L1CV{i}"])) for i in range(1, 100)
              if f"L1LAM{i}" in header]
     return Model(
@@ -193,3 +196,27 @@ def from_source(source):
         name=str(header.get("MODEL", "")),
         options={"scatter": str(header.get("SCATTER", "")), "l1": float(header.get("L1", 0.0)), "l1_curve": curve,
                  "n_fold": int(header.get("NFOLD", 0))})
+
+
+def _check_values(place, names, theta, s2, powers, labels, wavelength):
+    """DataError where a model's numbers make no sense: another program made or changed the file."""
+    if len(set(names)) < len(names) or "" in names:
+        raise DataError(f"{place}[LABELS]: names {list(names)}: expected distinct ones")
+    for column in ("p2_5", "p50", "p97_5"):
+        if not np.isfinite(labels[column]).all():
+            raise DataError(f"{place}[LABELS]: column {column!r}: not finite")
+    flat = np.flatnonzero(~(labels["p97_5"] > labels["p2_5"]))
+    if flat.size:
+        raise DataError(f"{place}[LABELS]: {names[flat[0]]}: p97_5 {labels['p97_5'][flat[0]]} is not above p2_5 "
+                        f"{labels['p2_5'][flat[0]]}")
+    if powers.size and (powers.min() < 0 or powers.sum(axis=1).max() > MAX_DEGREE):
+        raise DataError(f"{place}[TERMS]: powers from {powers.min()} to {powers.max()}, expected 0 or more and a degree "
+                        f"of {MAX_DEGREE} at most")
+    if not np.isfinite(wavelength).all():
+        raise DataError(f"{place}[WAVELENGTH]: a wavelength is not finite")
+    bad = np.flatnonzero(np.isnan(s2) | (s2 < 0))
+    if bad.size:
+        raise DataError(f"{place}[S2]: pixel {bad[0]}: {s2[bad[0]]}, expected 0 or more, or inf for an unusable pixel")
+    bad = np.flatnonzero(np.isfinite(s2) & ~np.isfinite(theta).all(axis=1))
+    if bad.size:
+        raise DataError(f"{place}[THETA]: pixel {bad[0]}: a coefficient is not finite")

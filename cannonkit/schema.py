@@ -288,7 +288,7 @@ MODEL_LABELS = Table("LABELS", (
     Column("p2_5", "f8", "", "2.5th percentile of the training labels"),
     Column("p50", "f8", "", "median of the training labels: the pivot of equation 2"),
     Column("p97_5", "f8", "", "97.5th percentile of the training labels"),
-    Column("bias", "f8", "", "cross-validation: median of held-out minus input label"),
+    Column("bias", "f8", "", "cross-validation: mean of held-out minus input label"),
     Column("scatter", "f8", "", "cross-validation: half the 16-84 range of held-out minus input label"),
     Column("rms", "f8", "", "cross-validation: root mean square of held-out minus input label, K of equation 5"),
 ))
