@@ -106,3 +106,27 @@ def write_survey(path, survey, ids, star_ids, rng, snr=None, **values):
     with stream.create(path, "training", table, n, [], {"SURVEY": survey}, [], None, True) as out:
         out.write(rows)
     return path
+
+
+def run_examples(name, text, folder, inside):
+    """Run every example of a help text in `folder`: alone in this process, pipes and patterns with bash."""
+    import os
+    import shlex
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    lines = [line.strip() for line in text[text.index("Examples:"):].splitlines() if f"cc-{name} " in line]
+    assert len(lines) >= 3
+    before = Path.cwd()
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    try:
+        os.chdir(folder)
+        for line in lines:
+            if set("|<*") & set(line):
+                done = subprocess.run(["bash", "-o", "pipefail", "-c", line], env=env, capture_output=True, text=True)
+                assert done.returncode == 0, (line, done.stderr)
+            else:
+                assert inside(name, *shlex.split(line)[1:]) == 0, line
+    finally:
+        os.chdir(before)

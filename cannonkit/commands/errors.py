@@ -20,9 +20,9 @@ against them, and no repeats are needed.
 
 Examples:
   cc-errors calibrate acgs.repeats.fits -o acgs.errors.fits
-  cc-errors calibrate acgs.repeats.fits --error-model full --holdout 0.3 -o acgs.errors.fits
-  cc-errors calibrate galah.fits --labels teff,logg,fe_h --label-column {}_cannon --covariance cov_cannon \
---covariance-units scaled --against {} -o errors.fits
+  cc-errors calibrate acgs.repeats.fits --error-model full --holdout 0.3 -o acgs.full.fits
+  cc-errors calibrate kfold.fits --labels teff,logg,fe_h --label-column {}_cannon --covariance cov_cannon \
+--covariance-units scaled --against {} --rows fold=1,2 -o kfold.errors.fits
 """
 
 APPLY = """Add final errors to labels, and their covariance.
@@ -31,8 +31,8 @@ the full model. The covariance is scaled with them.
 
 Examples:
   cc-errors apply acgs.flagged.fits --errors acgs.errors.fits -o acgs.final.fits
-  cc-errors apply acgs.flagged.fits --errors acgs.errors.fits --precision unbiased -o acgs.final.fits
-  cc-errors apply - --errors acgs.errors.fits --error-model full -o - < acgs.flagged.fits | cc-check -
+  cc-errors apply acgs.flagged.fits --errors acgs.errors.fits --precision unbiased -o acgs.unbiased.fits
+  cc-errors apply - --errors acgs.full.fits --error-model full -o - < acgs.flagged.fits | cc-check -
 """
 
 VALIDATE = """Widths of pulls (difference over error) of repeats in bins of S/N, Teff, log g and [Fe/H].
@@ -42,9 +42,9 @@ If calibrate left stars aside (--holdout), only those are used.
 
 Examples:
   cc-errors validate acgs.repeats.fits --errors acgs.errors.fits -o acgs.pulls.fits
-  cc-errors validate other.repeats.fits --errors acgs.errors.fits --bins 5 -o acgs.pulls.fits
-  cc-errors validate galah.fits --errors errors.fits --rows fold=3 --labels teff,logg,fe_h \
---label-column {}_cannon --covariance cov_cannon --covariance-units scaled --against {} -o pulls.fits
+  cc-errors validate acgs.repeats.fits --errors acgs.full.fits --bins 5 -o acgs.full.pulls.fits
+  cc-errors validate kfold.fits --errors kfold.errors.fits --rows fold=3 --labels teff,logg,fe_h \
+--label-column {}_cannon --covariance cov_cannon --covariance-units scaled --against {} -o kfold.pulls.fits
 """
 
 REPEATS = "labels of repeats, or any FITS table; - for standard input"

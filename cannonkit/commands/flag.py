@@ -7,8 +7,8 @@ log g, [Fe/H] and [alpha/Fe], each over its cross-validation RMS. With the surve
 
 Examples:
   cc-flag acgs.labels.fits -m acgs.model.fits -o acgs.flagged.fits
-  cc-flag acgs.labels.fits -m acgs.model.fits --survey apogee_catalogue.fits --recipe apogee_dr16 -o out.fits
-  cc-infer spectra.fits -m acgs.model.fits -o - | cc-flag - -m acgs.model.fits --metric absolute -o out.fits
+  cc-flag acgs.labels.fits -m acgs.model.fits --survey apogee_catalogue.fits --recipe apogee_dr16 -o acgs.all.fits
+  cc-flag - -m acgs.model.fits --metric absolute -o - < acgs.labels.fits | cc-check -
 """
 from cannonkit import cli, config
 
@@ -64,7 +64,7 @@ def run(args):
         model = model_file.from_source(model_source)
         training = flag.training_of(model, settings.labels, settings.nearest)
         source = files.enter_context(stream.open_source(args.input, "labels"))
-        source.require(["id", "star_id", "chi2", "n_pix_used", *model.label_names])
+        source.require(["id", "star_id"], numbers=["chi2", "n_pix_used", *model.label_names])
         _check_belong(source, model)
         survey = _survey_of(source, surveys)
         sources = [source, model_source]

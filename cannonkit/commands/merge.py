@@ -2,11 +2,11 @@
 paper from the labels of both surveys (catalogue).
 
 Examples:
-  cc-merge shards parts/ -o acgs.labels.fits
+  cc-merge shards parts/ -o acgs.joined.fits
   cc-merge catalogue acgs.final.fits gcgs.final.fits --survey apogee_catalogue.fits --recipe apogee_dr16 \
 --survey galah_catalogue.fits --recipe galah_dr3 -o galah_scaled.fits
-  cc-merge catalogue acgs.final.fits gcgs.final.fits --survey apogee_catalogue.fits --recipe apogee_dr16 \
---survey galah_catalogue.fits --recipe galah_dr3 --best galah_scaled_best.fits -o galah_scaled.fits
+  cc-merge catalogue acaa.final.fits gcaa.final.fits --survey apogee_catalogue.fits --recipe apogee_dr16 \
+--survey galah_catalogue.fits --recipe galah_dr3 --best apogee_best.fits -o apogee_scaled.fits
 """
 from cannonkit import cli, config
 
@@ -16,9 +16,9 @@ The data bytes are the same. Every part is verified: one that is missing, there 
 or cut from the table in another way is named, and nothing is written.
 
 Examples:
-  cc-merge shards parts/ -o acgs.labels.fits
-  cc-merge shards parts/part-*.fits -o acgs.labels.fits
-  cc-merge shards parts/ -o - | cc-flag - -m acgs.model.fits -o acgs.flagged.fits
+  cc-merge shards parts/ -o acgs.joined.fits
+  cc-merge shards parts/part-*.fits -o acgs.joined.fits --overwrite
+  cc-merge shards parts/ -o - | cc-flag - -m acgs.model.fits -o acgs.again.fits
 """
 
 CATALOGUE = """Assemble a catalogue on one scale from flagged labels with final errors.
@@ -29,9 +29,9 @@ which point at each other (other_row, other_id).
 Examples:
   cc-merge catalogue acgs.final.fits gcgs.final.fits --survey apogee_catalogue.fits --recipe apogee_dr16 \
 --survey galah_catalogue.fits --recipe galah_dr3 -o galah_scaled.fits
-  cc-merge catalogue acgs.final.fits --survey apogee_catalogue.fits --recipe apogee_dr16 -o apogee_only.fits
   cc-merge catalogue acaa.final.fits gcaa.final.fits --survey apogee_catalogue.fits --recipe apogee_dr16 \
---survey galah_catalogue.fits --recipe galah_dr3 --best apogee_scaled_best.fits -o apogee_scaled.fits
+--survey galah_catalogue.fits --recipe galah_dr3 --best apogee_best.fits -o apogee_scaled.fits
+  cc-merge catalogue acgs.final.fits --survey apogee_catalogue.fits --recipe apogee_dr16 -o apogee_only.fits
 """
 
 

@@ -171,24 +171,25 @@ def test_validate_uses_the_stars_left_aside(made, command, tmp_path):
 
 # --- other tables ------------------------------------------------------------------------------------------
 
-def foreign(path, rng, n=3000, scaled=False):
+def foreign(path, rng, n=3000, scaled=False, names=("teff", "logg")):
     """A foreign table: labels x_cannon, reference x, covariance (perhaps in scaled units), fold; no repeats."""
-    names = ("teff", "logg")
-    reference = products.CENTRE[:2] + products.SIGMA[:2] * rng.normal(size=(n, 2))
-    formal = products.FORMAL[:2] * rng.uniform(0.7, 1.4, (n, 2))
-    labels = reference + np.array([30.0, 0.0]) + np.array([4.0, 7.0]) * formal * rng.normal(size=(n, 2))
-    scale = np.subtract(*np.percentile(reference, [97.5, 2.5], axis=0)) if scaled else np.ones(2)
-    cov = np.zeros((n, 2, 2))
-    cov[:, [0, 1], [0, 1]] = (formal / scale) ** 2
+    n_label = len(names)
+    reference = products.CENTRE[:n_label] + products.SIGMA[:n_label] * rng.normal(size=(n, n_label))
+    formal = products.FORMAL[:n_label] * rng.uniform(0.7, 1.4, (n, n_label))
+    true = np.array([4.0, 7.0, 5.0])[:n_label]
+    labels = reference + np.array([30.0, 0.0, 0.0])[:n_label] + true * formal * rng.normal(size=(n, n_label))
+    scale = np.subtract(*np.percentile(reference, [97.5, 2.5], axis=0)) if scaled else np.ones(n_label)
+    cov = np.zeros((n, n_label, n_label))
+    cov[:, range(n_label), range(n_label)] = (formal / scale) ** 2
     table = schema.Table("", (*(schema.Column(x, "f8") for x in names),
                               *(schema.Column(f"{x}_cannon", "f4") for x in names),
                               *(schema.Column(f"s_{x}", "f4") for x in names),
-                              schema.Column("cov_cannon", "f8", shape=(2, 2)), schema.Column("fold", "i2"),
-                              schema.Column("object", "i8")))
+                              schema.Column("cov_cannon", "f8", shape=(n_label, n_label)),
+                              schema.Column("fold", "i2"), schema.Column("object", "i8")))
     rows = np.zeros(n, table.dtype)
     for k, name in enumerate(names):
         rows[name], rows[f"{name}_cannon"], rows[f"s_{name}"] = reference[:, k], labels[:, k], formal[:, k]
-    rows["cov_cannon"], rows["fold"], rows["object"] = cov, np.arange(n) % 3, np.arange(n) // 2
+    rows["cov_cannon"], rows["fold"], rows["object"] = cov, 1 + np.arange(n) % 3, np.arange(n) // 2
     path.write_bytes(fits.primary_hdu() + fits.table_hdu(table, rows, {}))
     return path
 
@@ -211,9 +212,9 @@ def test_against_a_reference_in_a_foreign_table(command, tmp_path, options, scal
     assert abs(rows["offset"][0] - 30) < 10 and source.header["AGAINST"] is True
     # Without S/N there is no precision curve: the factor alone makes the error.
     assert np.isnan(source.extensions["PRECISION"].data["c"]).all() and len(source.extensions["POINTS"].data) == 0
-    part = command("errors", "calibrate", path, *OPTIONS, *options, "--rows", "fold=0,2", "-o", tmp_path / "p.fits")
+    part = command("errors", "calibrate", path, *OPTIONS, *options, "--rows", "fold=1,2", "-o", tmp_path / "p.fits")
     assert part.code == 0 and products.read(tmp_path / "p.fits")[0]["n_pair"].tolist() == [2000, 2000]
-    pulls = command("errors", "validate", path, *OPTIONS, *options, "--rows", "fold=1", "--errors",
+    pulls = command("errors", "validate", path, *OPTIONS, *options, "--rows", "fold=3", "--errors",
                     tmp_path / "p.fits", "-o", tmp_path / "pulls.fits")
     assert pulls.code == 0
     whole = products.read(tmp_path / "pulls.fits")[0]
@@ -316,3 +317,20 @@ def test_every_product_passes_fitsverify(made, program, start, tmp_path, inside)
     for path in (folder / "errors.fits", tmp_path / "final.fits"):
         result = start([fitsverify, "-q", path])
         assert result.code == 0 and b"verification OK" in result.out, result
+
+
+def test_the_examples_of_the_help_run(made, inside, capfd, tmp_path):
+    from cannonkit.commands import errors as command
+    rng = np.random.default_rng(20)
+    for name in ("acgs.repeats", "acgs.flagged"):
+        (tmp_path / f"{name}.fits").write_bytes((made[0] / "repeats.fits").read_bytes())
+    foreign(tmp_path / "kfold.fits", rng, 600, scaled=True, names=("teff", "logg", "fe_h"))
+    products.run_examples("errors", command.__doc__, tmp_path, inside)
+    for k, text in enumerate((command.CALIBRATE, command.APPLY, command.VALIDATE)):
+        if k == 0:
+            (tmp_path / "acgs.errors.fits").unlink()
+        elif k == 1:
+            (tmp_path / "acgs.final.fits").unlink()
+        else:
+            (tmp_path / "acgs.pulls.fits").unlink()
+        products.run_examples("errors", text, tmp_path, inside)

@@ -249,3 +249,10 @@ def test_a_raw_catalogue_is_read_through_its_recipe(inside, tmp_path):
     assert np.array_equal(np.flatnonzero(found["flag_survey"]), np.flatnonzero(order == 4))
     assert np.array_equal(np.flatnonzero(found["flag_spectra"]), np.flatnonzero(order == 2))
     assert found["flag_sp_aspcap"][order == 2] == bitmasks.GALAH_FLAG_SP.REDUCTION
+
+
+def test_the_examples_of_the_help_run(made, inside, capfd, tmp_path):
+    from cannonkit.commands import flag as command
+    for name, file in (("acgs.labels", "acgs.labels"), ("acgs.model", "acgs.model"), ("apogee_catalogue", "apogee")):
+        (tmp_path / f"{name}.fits").write_bytes((made[0] / f"{file}.fits").read_bytes())
+    products.run_examples("flag", command.__doc__, tmp_path, inside)

@@ -352,3 +352,22 @@ def test_empty_shards_of_a_small_table_join(job, inside, tmp_path):
                       tmp_path / "parts") == 0
     assert inside("merge", "shards", tmp_path / "parts", "-o", tmp_path / "joined.fits", "--quiet") == 0
     assert len(products.read(tmp_path / "joined.fits")[0]) == 70
+
+
+def test_the_examples_of_the_help_run(made, job, inside, capfd, tmp_path):
+    import shutil
+
+    from cannonkit.commands import merge as command
+    folder = made[0]
+    for name, source in (("acgs.final", folder / "acgs"), ("gcgs.final", folder / "gcgs"),
+                         ("acaa.final", folder / "acgs"), ("gcaa.final", folder / "gcgs"),
+                         ("apogee_catalogue", folder / "apogee"), ("galah_catalogue", folder / "galah"),
+                         ("acgs.model", job / "m")):
+        shutil.copy(f"{source}.fits", tmp_path / f"{name}.fits")
+    shutil.copytree(job / "parts", tmp_path / "parts")
+    products.run_examples("merge", command.__doc__, tmp_path, inside)
+    for text, made_before in ((command.SHARDS, ("acgs.joined",)), (command.CATALOGUE, (
+            "galah_scaled", "apogee_scaled", "apogee_best"))):
+        for name in made_before:
+            (tmp_path / f"{name}.fits").unlink()
+        products.run_examples("merge", text, tmp_path, inside)
