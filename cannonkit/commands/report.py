@@ -9,6 +9,8 @@ Examples:
   cc-report one-to-one run/acgs.model.fits -o one-to-one.png
   cc-report summary run
 """
+import contextlib
+
 from cannonkit import cli, config
 
 FIGURES = ("kiel", "cuts", "survey-differences", "spectra", "one-to-one", "coefficients", "residuals",
@@ -16,6 +18,7 @@ FIGURES = ("kiel", "cuts", "survey-differences", "spectra", "one-to-one", "coeff
            "galaxy", "clusters", "clusters-kiel", "cluster-trends", "cluster-gravity", "pairs", "careful")
 WORDS = ("page", "summary", *FIGURES)
 SIGN = "cannonkit-report.txt"    # in every report's directory: the summary
+ELSEWHERE = ("one-to-one", "coefficients", "truth", "cluster-trends")    # about half of the drawing: a second process
 SUFFIXES = ("png", "pdf", "svg", "ecsv")
 
 
@@ -150,7 +153,7 @@ def _mock(item):
 def _page(args, settings, root):
     import os
 
-    from cannonkit import errors, page, plots
+    from cannonkit import page, plots
     from cannonkit.directory import new_directory
     from cannonkit.figures import registry, summary
     from cannonkit.figures.common import Missing
@@ -161,46 +164,119 @@ def _page(args, settings, root):
     if cli.dry_run(args, input=root, files=len(found.all_files())):
         return 0
     mock = any(f.mock for f in found.all_files())
-    name = os.path.basename(os.path.abspath(root))
-    sheet = page.Page(f"Report of {name}", "cannonkit cc-report", mock)
-    files, missing, n_figure, n_table = {}, [], 0, 0
-    text = "\n".join(summary.lines(found, settings))
-    files[SIGN] = (text + "\n").encode()
-    sheet.section("Summary")
-    sheet.add(f"<pre>{page.escape(text)}</pre>")
-    section = None
-    with cli.Progress(len(registry.FIGURES), "figures and tables", args) as progress:
+    sheet = page.Page(f"Report of {os.path.basename(os.path.abspath(root))}", "cannonkit cc-report", mock)
+    with new_directory(args.output, args.overwrite, SIGN) as folder:
+        for part in ("figures", "tables"):
+            os.mkdir(os.path.join(folder, part))
+        text = "\n".join(summary.lines(found, settings))
+        _put(folder, SIGN, (text + "\n").encode())
+        sheet.section("Summary")
+        sheet.add(f"<pre>{page.escape(text)}</pre>")
+        made = _make(found, folder, root, args, settings)
+        section, missing, n_figure, n_table = None, [], 0, 0
         for figure, entry in registry.FIGURES.items():
-            try:
-                made = entry.make(found, settings)
-            except errors.DataError as error:
-                cli.warn(f"{figure} is left out: {error}")
-                made = [Missing(figure, str(error))]
-            for item in made:
+            for item in made[figure]:
                 if isinstance(item, Missing):
-                    missing.append((entry.section, item))
+                    missing.append(item)
                     continue
                 if entry.section != section:
                     section = entry.section
                     sheet.section(section)
-                _add(sheet, item, files, args, settings)
+                _add(sheet, item, folder, settings)
                 n_figure += item.draw is not None
                 n_table += len(item.listings)
-            progress.advance(1)
-    _closing(sheet, found, missing)
-    files["index.html"] = sheet.text().encode()
-    with new_directory(args.output, args.overwrite, SIGN) as folder:
-        for path, data in files.items():
-            os.makedirs(os.path.dirname(os.path.join(folder, path)), exist_ok=True)
-            with open(os.path.join(folder, path), "wb") as out:
-                out.write(data)
+        _closing(sheet, found, missing)
+        _put(folder, "index.html", sheet.text().encode())
     cli.log(f"{n_figure} figures and {n_table} tables{' (mock)' if mock else ''}, {len(missing)} absent: "
             f"{os.path.join(args.output, 'index.html')}")
     return 0
 
 
-def _add(sheet, item, files, args, settings):
-    """One item on the page, and its files."""
+def _put(folder, name, data):
+    import os
+
+    with open(os.path.join(folder, name), "wb") as out:
+        out.write(data)
+
+
+def _make(found, folder, root, args, settings):
+    """{figure: items} of all figures, drawn into the folder; what the helper draws comes last."""
+    import os
+
+    from cannonkit import errors
+    from cannonkit.figures import registry
+    from cannonkit.figures.common import Missing
+
+    made = {}
+    with _helper(root, folder, args, settings) as helper, \
+            cli.Progress(len(registry.FIGURES), "figures and tables", args) as progress:
+        for figure in sorted(registry.FIGURES, key=lambda name: name in ELSEWHERE):
+            try:
+                made[figure] = registry.FIGURES[figure].make(found, settings)
+            except errors.DataError as error:
+                cli.warn(f"{figure} is left out: {error}")
+                made[figure] = [Missing(figure, str(error))]
+            if helper is not None and figure in ELSEWHERE:
+                helper.wait()
+            for path, draw in _drawings(made[figure], folder, args, settings):
+                if not os.path.exists(path):
+                    _put(folder, path, draw())
+            progress.advance(1)
+    return made
+
+
+def _drawings(items, folder, args, settings):
+    """[(path, function that gives the bytes)] of the figures of some items."""
+    import functools
+    import os
+
+    return [(os.path.join(folder, "figures", f"{item.name}.{suffix}"), functools.partial(_data, item, suffix, settings))
+            for item in items if getattr(item, "draw", None) is not None
+            for suffix in (("png", "pdf") if args.pdf else ("png",))]
+
+
+@contextlib.contextmanager
+def _helper(root, folder, args, settings):
+    """A second process that draws the figures of ELSEWHERE into `folder`, where there are processors for it.
+
+    What it does not deliver is drawn by this one, so a helper that fails costs time and nothing else.
+    """
+    import subprocess
+    import sys
+
+    if (args.threads or 1) < 2:
+        yield None
+        return
+    code = "import sys; from cannonkit.commands import report; report.draw_elsewhere(sys.argv[1:])"
+    arguments = ["page", root, "-o", folder, *(["--pdf"] if args.pdf else []), *_options(settings)]
+    helper = subprocess.Popen([sys.executable, "-c", code, *arguments], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield helper
+    finally:
+        helper.kill()
+        helper.wait()
+
+
+def draw_elsewhere(argv):
+    """What the helper does: the figures of ELSEWHERE, in the report's folder after -o."""
+    import os
+
+    from cannonkit.figures import registry
+
+    args = build_parser().parse_args(argv)
+    settings = config.resolve(config.Report, args)
+    found = _open(args.what[1:])
+    for figure in ELSEWHERE:
+        for path, draw in _drawings(registry.FIGURES[figure].make(found, settings), args.output, args, settings):
+            _put("", f"{path}.part", draw())
+            os.rename(f"{path}.part", path)
+
+
+def _add(sheet, item, folder, settings):
+    """One item on the page, and its tables as files."""
+    import os
+
     from cannonkit import page
 
     options = _options(settings)
@@ -210,16 +286,14 @@ def _add(sheet, item, files, args, settings):
     command = f'<code class="command">{page.escape(item.command(options))}</code>'
     caption = f"{tag}{page.escape(item.caption)}{page.escape(paper)}"
     if item.draw is not None:
-        png = _data(item, "png", settings)
-        files[f"figures/{item.name}.png"] = png
-        if args.pdf:
-            files[f"figures/{item.name}.pdf"] = _data(item, "pdf", settings)
-        sheet.add(f"<figure>{page.image(png, item.title)}<figcaption>{caption}</figcaption>{command}</figure>")
+        with open(os.path.join(folder, "figures", f"{item.name}.png"), "rb") as lines:
+            image = page.image(lines.read(), item.title)
+        sheet.add(f"<figure>{image}<figcaption>{caption}</figcaption>{command}</figure>")
     else:
         sheet.add(f'<p class="caption">{caption}</p>')
     for listing in item.listings:
         meta = {"caption": item.caption, "command": item.command(options)}
-        files[f"tables/{listing.name}.ecsv"] = listing.ecsv(meta).encode()
+        _put(folder, f"tables/{listing.name}.ecsv", listing.ecsv(meta).encode())
         if listing.rows:
             sheet.add(page.table(listing))
         sheet.add(f'<p class="caption">Table as a file: <a href="tables/{listing.name}.ecsv">'
@@ -234,7 +308,7 @@ def _closing(sheet, found, missing):
 
     from cannonkit import page, provenance
 
-    rows = [f"<li><b>{page.escape(item.title)}</b>: {page.escape(item.reason)}</li>" for _, item in missing]
+    rows = [f"<li><b>{page.escape(item.title)}</b>: {page.escape(item.reason)}</li>" for item in missing]
     rows += [f"<li><code>{page.escape(pattern)}</code>: {page.escape(what)}</li>" for pattern, what in found.absent]
     rows += [f"<li><code>{page.escape(path)}</code>: {page.escape(reason)}</li>" for path, reason in found.unusable]
     if rows:

@@ -266,6 +266,26 @@ def test_absent_files_are_named(made, tmp_path):
     assert report.main(["summary", str(run)]) == 0
 
 
+@pytest.mark.parametrize("broken", [False, True], ids=["with helper", "helper fails"])
+def test_second_process_changes_no_byte(made, tmp_path, command, root, broken):
+    """With two threads a helper draws some figures; the report is the same, also where it does not start."""
+    pytest.importorskip("matplotlib", reason="matplotlib is the extra `report`")
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("acgs.model.fits", "training.fits"):
+        shutil.copy(made[0] / name, run)
+    env = {"PYTHONPATH": root}
+    if broken:
+        (tmp_path / "sitecustomize.py").write_text("import sys\nif sys.argv[0] == '-c':\n    sys.exit(1)\n")
+        env = {"PYTHONPATH": f"{tmp_path}:{root}"}
+    for threads in (1, 2):
+        done = command("report", run, "-o", tmp_path / f"out{threads}", "--threads", str(threads), "--quiet", env=env)
+        assert done.code == 0 and done.err == ""
+    one, two = ({str(p.relative_to(tmp_path / f"out{n}")): p.read_bytes() for p in (tmp_path / f"out{n}").rglob("*.*")}
+                for n in (1, 2))
+    assert one == two and "figures/one-to-one-acgs.png" in one and "figures/coefficients-acgs.png" in one
+
+
 def test_damaged_file_is_named_and_the_rest_is_drawn(made, tmp_path, capfd):
     pytest.importorskip("matplotlib", reason="matplotlib is the extra `report`")
     run = tmp_path / "run"
