@@ -78,14 +78,14 @@ def run(args):
 def _calibrate(args):
     import numpy as np
 
-    from cannonkit import schema, stream
+    from cannonkit import label_tables, schema, stream
     from cannonkit.stages import calibration as calibrations
     from cannonkit.stages import errors as stage
     from cannonkit.stages import repeats
 
     settings = config.resolve(config.Errors, args)
     with stream.open_source(args.input) as source:
-        table = read_labels(source, settings)
+        table = label_tables.read(source, settings)
         aside = repeats.kept_aside(table.star, settings.holdout, settings.seed)
         if cli.dry_run(args, rows=len(table.star), labels=",".join(table.names)):
             return 0
@@ -159,176 +159,8 @@ def _describe(table, settings):
                 f"repeats, {int(count[count > 1].sum())} spectra")
 
 
-class Table:
-    """What the stages need of an input: arrays of all rows. Labels and variances are in label units."""
-
-    def __init__(self, names, units, labels, variance, covariance, star, visit, snr, reference, reference_variance,
-                 good, scales):
-        self.names, self.units, self.labels, self.variance = names, units, labels, variance
-        self.covariance, self.star, self.visit, self.snr = covariance, star, visit, snr
-        self.reference, self.reference_variance = reference, reference_variance
-        self.good, self.scales = good, scales
-
-    def axes(self):
-        """Names of the quantities of the full model, and their values (n_row, n_axis)."""
-        import numpy as np
-
-        axes, columns = [], []
-        if np.isfinite(self.snr).any():
-            axes.append("snr")
-            columns.append(self.snr)
-        for name in ("teff", "logg", "fe_h"):
-            if name in self.names:
-                axes.append(name)
-                columns.append(self.labels[:, self.names.index(name)])
-        return tuple(axes), np.stack(columns, axis=1) if columns else np.zeros((len(self.star), 0))
-
-
-def label_names(source, settings):
-    """Labels of the settings, or those of a labels product: the columns x that have an e_x."""
-    from cannonkit import errors
-
-    if settings.labels:
-        return tuple(settings.labels)
-    names = tuple(n[2:] for n in source.columns if n.startswith("e_") and n[2:] in source.columns)
-    if not names:
-        raise errors.DataError(f"{source.place()}: no labels with errors (x and e_x) among its columns: "
-                               "name them with --labels and the column options")
-    return names
-
-
-def columns_of(settings, names):
-    """{what: list of column names} of labels, formal errors and reference; raises UsageError."""
-    from cannonkit import errors
-
-    def filled(template, option):
-        if "{}" not in template:
-            raise errors.UsageError(f"{option} {template!r}: {{}} must stand for the label")
-        return [template.replace("{}", n) for n in names]
-
-    found = {"label": filled(settings.label_column, "--label-column"), "error": [], "reference": [],
-             "reference_error": []}
-    if not settings.covariance:
-        if not settings.error_column:
-            raise errors.UsageError("give --covariance or --error-column")
-        found["error"] = filled(settings.error_column, "--error-column")
-    if settings.against:
-        if len(settings.against) == 1 and "{}" in settings.against[0]:
-            found["reference"] = filled(settings.against[0], "--against")
-        elif len(settings.against) == len(names):
-            found["reference"] = list(settings.against)
-        else:
-            raise errors.UsageError(f"--against names {len(settings.against)} columns for {len(names)} labels "
-                                    f"({', '.join(names)})")
-        if settings.against_error:
-            found["reference_error"] = filled(settings.against_error, "--against-error")
-    return found
-
-
-def read_labels(source, settings):
-    """The Table of an open source: a labels product or a foreign table; see the column options."""
-    import numpy as np
-
-    from cannonkit import bitmasks, schema
-
-    names = label_names(source, settings)
-    columns = columns_of(settings, names)
-    needed = sum(columns.values(), [])
-    if settings.covariance:
-        needed.append(settings.covariance)
-    optional = [settings.star_column, settings.snr_column, "visit", "status"]
-    if not settings.against:
-        needed += [settings.star_column, settings.snr_column]
-    selector, wanted = _row_selector(settings.rows)
-    if selector:
-        needed.append(selector)
-    source.require(needed, arrays={settings.covariance: (len(names), len(names))} if settings.covariance else None)
-    rows = source.read(list(dict.fromkeys(needed + [n for n in optional if n in source.columns])))
-    if selector:
-        rows = rows[np.isin(rows[selector], wanted)]
-    n = len(rows)
-    labels = _floats(rows, columns["label"], source)
-    reference = _floats(rows, columns["reference"], source) if columns["reference"] else None
-    scales = _scales(settings, names, labels if reference is None else reference, source)
-    covariance = None
-    if settings.covariance:
-        covariance = np.asarray(rows[settings.covariance], np.float64)
-        if settings.covariance_units == "scaled":
-            covariance = covariance * scales[:, None] * scales
-        variance = np.diagonal(covariance, axis1=1, axis2=2).copy()
-    else:
-        variance = _floats(rows, columns["error"], source) ** 2
-    extra = _floats(rows, columns["reference_error"], source) ** 2 if columns["reference_error"] else \
-        np.zeros_like(labels)
-    have = rows.dtype.names
-    star = np.asarray(rows[settings.star_column]) if settings.star_column in have else np.zeros(n, "S1")
-    if star.dtype.kind != "S":
-        star = np.char.encode(star.astype(str), "ascii")       # whole numbers are names too
-    snr = np.asarray(rows[settings.snr_column], np.float64) if settings.snr_column in have else np.full(n, np.nan)
-    # A star takes part where some label has an error; each label drops its own bad rows.
-    usable = np.isfinite(labels) & np.isfinite(variance) & (variance > 0)
-    if reference is not None:
-        usable &= np.isfinite(reference) & np.isfinite(extra)
-    good = usable.any(axis=1)
-    if "status" in have and source.product == "labels":
-        good &= (rows["status"] & bitmasks.FIT_FAILED) == 0
-    visit = np.asarray(rows["visit"]) if "visit" in have else None
-    units = {c: source.columns[c].unit for c in columns["label"]}
-    units = [units[c] or schema.label(x).unit for x, c in zip(names, columns["label"], strict=True)]
-    return Table(names, units, labels, np.where(usable, variance, np.nan), covariance, star, visit, snr, reference,
-                 extra, good, scales)
-
-
-def _floats(rows, names, source):
-    import numpy as np
-
-    from cannonkit import errors
-
-    for name in names:
-        if rows.dtype[name].shape or rows.dtype[name].kind not in "fiu":
-            raise errors.DataError(f"{source.place(name)}: is no column of numbers")
-    return np.stack([np.asarray(rows[n], np.float64) for n in names], axis=1)
-
-
-def _scales(settings, names, labels, source):
-    """Label units of one scaled unit: --scales, else p97.5 - p2.5 of these labels."""
-    import numpy as np
-
-    from cannonkit import errors
-
-    unknown = set(settings.scales) - set(names)
-    if unknown:
-        raise errors.UsageError(f"--scales: no label {sorted(unknown)[0]!r}{errors.did_you_mean(min(unknown), names)}")
-    found = np.full(len(names), np.nan)
-    for k, name in enumerate(names):
-        finite = labels[np.isfinite(labels[:, k]), k]
-        if name in settings.scales:
-            found[k] = settings.scales[name]
-        elif len(finite):
-            found[k] = np.subtract(*np.percentile(finite, [97.5, 2.5]))
-        if settings.covariance_units == "scaled" and not found[k] > 0:
-            raise errors.DataError(f"{source.place(name)}: no spread to take the label's scale from "
-                                   f"(--set scales.{name}=...)")
-    return found
-
-
-def _row_selector(text):
-    """(column, values) of `COLUMN=1,2`; (None, None) where there is none."""
-    from cannonkit import errors
-
-    if not text:
-        return None, None
-    column, equals, values = text.partition("=")
-    try:
-        if equals:
-            return column.strip(), [int(v) for v in values.split(",")]
-    except ValueError:
-        pass
-    raise errors.UsageError(f"--rows {text!r}: expected COLUMN=1,2,...")
-
-
 def differences_of(table, settings, use):
-    """(stages.errors.Differences, (first rows, second rows)) of the good rows that `use` allows."""
+    """(stages.errors.Differences, (first rows, second rows)) of a LabelTable's good rows that `use` allows."""
     import numpy as np
 
     from cannonkit.stages import errors as stage
@@ -367,14 +199,14 @@ def read_calibration(source):
 def _apply(args):
     import numpy as np
 
-    from cannonkit import headers, resume, schema, stream
+    from cannonkit import headers, label_tables, resume, schema, stream
     from cannonkit.stages import errors as stage
 
     settings = config.resolve(config.Errors, args)
     with stream.open_source(args.errors, "errors") as errors_source:
         calibration = read_calibration(errors_source)
         with stream.open_source(args.input, "labels") as source:
-            names = label_names(source, settings)
+            names = label_tables.label_names(source, settings)
             units = [source.columns[n].unit for n in names]
             source.require([], numbers=[*names, settings.snr_column],
                            arrays={settings.covariance: (len(names), len(names))})
@@ -481,7 +313,7 @@ def _validate(args):
 
     import numpy as np
 
-    from cannonkit import errors, schema, stream
+    from cannonkit import errors, label_tables, schema, stream
     from cannonkit.stages import errors as stage
     from cannonkit.stages import repeats
 
@@ -490,7 +322,7 @@ def _validate(args):
         calibration = read_calibration(errors_source)
         with stream.open_source(args.input) as source:
             _check_same(source, errors_source)
-            table = read_labels(source, settings)
+            table = label_tables.read(source, settings)
             holdout = float(errors_source.header.get("HOLDOUT", 0.0))
             use = np.ones(len(table.star), bool)
             if holdout > 0 and not settings.against:

@@ -55,6 +55,14 @@ def test_calibrate_finds_the_factors(made):
         assert paper["a"] >= 0 and paper["c"] >= 0 and unbiased["n"] == own["count"].sum()
 
 
+def test_some_labels_of_a_product(made, inside, tmp_path):
+    assert inside("errors", "calibrate", made[0] / "repeats.fits", "--labels", "fe_h,teff", "--holdout", "0.3", "-o",
+                  tmp_path / "e.fits", "--quiet") == 0
+    rows, whole = products.read(tmp_path / "e.fits")[0], products.read(made[0] / "errors.fits")[0]
+    assert rows["label"].tolist() == [b"fe_h", b"teff"]
+    np.testing.assert_array_equal(rows["f_robust"], whole["f_robust"][[2, 0]])
+
+
 def test_summary_goes_to_stderr_in_both_units(made, command, tmp_path):
     result = command("errors", "calibrate", made[0] / "repeats.fits", "-o", tmp_path / "e.fits")
     assert result.code == 0 and result.out == b""
@@ -277,7 +285,8 @@ def test_refusals(made, inside, capfd, tmp_path):
             (65, ("calibrate", cut), "cut or damaged"),
             (65, ("apply", folder / "repeats.fits", "--errors", folder / "repeats.fits"), "expected errors"),
             (65, ("calibrate", folder / "repeats.fits", "--labels", "tefff"), "did you mean 'teff'"),
-            (65, ("calibrate", folder / "repeats.fits", "--labels", "teff,logg"), "shape (2, 2)"),
+            (65, ("calibrate", folder / "repeats.fits", "--covariance", "e_teff"), "shape (6, 6)"),
+            (65, ("calibrate", folder / "repeats.fits", "--covariance", "", "--error-column", "cov{}"), "'covteff'"),
             (65, ("validate", alone, "--errors", errors), "no repeats to validate"),
             (64, ("calibrate", folder / "repeats.fits", "--against", "teff,logg"), "2 columns for 6 labels"),
             (64, ("calibrate", folder / "repeats.fits", "--label-column", "x"), "{} must stand"),
