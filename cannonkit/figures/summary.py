@@ -35,16 +35,16 @@ def _models(run):
         if run.files["errors"]:
             factors = _factors(run, name)
             cells = {n: [*c, f"{factors[n]:.1f}" if n in factors else "-"] for n, c in cells.items()}
-        rows.append((name, {n: " / ".join(c) for n, c in cells.items()}))
+        rows.append((name, {n: "/".join(c) for n, c in cells.items()}))
     width = {n: 2 + max([len(f"{n} ({u})"), *[len(r.get(n, "")) for _, r in rows]]) for n, u in units.items()}
     what = ["cross-validation scatter"] + ["scatter against the truth (mock)"] * known \
         + ["error factor"] * bool(run.files["errors"])
-    head = f"{'model':<24}" + "".join(f"{n} ({u})".rjust(width[n]) for n, u in units.items())
+    head = f"{'model':<27}" + "".join(f"{n} ({u})".rjust(width[n]) for n, u in units.items())
     out = [f"per label: {' / '.join(what)}", head]
     for name, cells in rows:
         file = run.file("model", name)
         title = f"{common.shout(name)} {file.header.text('SURVEY')}, {file.header.text('SCALE')} labels"
-        out.append(f"{title:<24}" + "".join(cells.get(n, "-").rjust(width[n]) for n in units))
+        out.append(f"{title:<27}" + "".join(cells.get(n, "-").rjust(width[n]) for n in units))
     if biases:
         part, text = max(biases)
         out.append(f"largest bias: {text} ({part:.2f} of its scatter)")

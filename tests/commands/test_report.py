@@ -246,7 +246,7 @@ def test_summary_is_short_and_says_what_was_asked(made, capsys):
     assert "MOCK" in lines[0] and "truth (mock)" in text and "galah_scaled.fits (" in text
     d = (made[2]["acgs"].cv - made[2]["acgs"].training)[stars.selected[:stars.n_common], 0]
     (line,) = [x for x in lines if x.startswith("ACGS")]
-    assert f"{half_range(d):.0f} / " in line and "/ 2.1" in line
+    assert f"{half_range(d):.0f}/" in line and "/2.1" in line
     assert "far, 1 failed of 280" in text
 
 
