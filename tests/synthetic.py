@@ -73,6 +73,7 @@ def write_spectra(path, model, flux, ivar, status=0, ids=None, survey="apogee", 
     n, n_pix = flux.shape
     table = schema.spectra_table(n_pix, 8)
     ids = np.array([f"star{k:05d}".encode() for k in range(n)]) if ids is None else ids
+    status = np.broadcast_to(status, n)
     grid = schema.WAVELENGTH.rows(n_pix, wavelength=model.wavelength if wavelength is None else wavelength,
                                   segment=np.zeros(n_pix, np.int16))
     extension = stream.Extension("WAVELENGTH", grid, schema.WAVELENGTH, {"MEDIUM": (medium, "")})
@@ -80,5 +81,5 @@ def write_spectra(path, model, flux, ivar, status=0, ids=None, survey="apogee", 
         for at in range(0, n, 256):
             part = slice(at, at + 256)
             out.write(table.rows(len(flux[part]), id=ids[part], star_id=ids[part], visit=0, snr_survey=50.0,
-                                 status=status, flux=flux[part], ivar=ivar[part]))
+                                 status=status[part], flux=flux[part], ivar=ivar[part]))
     return path

@@ -1,226 +1,56 @@
-"""Labels of spectra by passes over the pixels (paper section 3.5, equation 4). Compiled, parallel over stars.
+"""Labels of spectra (paper section 3.5, equation 4), parallel over stars. Compiled.
 
-`fit_pixels` is the general solver: any terms, float64 throughout, every iteration a pass over the pixels. It
-is the referee of the compressed one in kernels/sums.py, which sends it the stars whose sums are not good
-enough. Cost: about ten passes of 2 n_pix K n_label operations per star and start.
+`fit` takes the compressed solver (kernels/sums.py: matrix products, then iterations on sums) or the general one
+(kernels/pixels.py: every iteration over the pixels). Both descend in the same way (kernels/minimise.py) from
+several starts, and both give every star its own rows of the outputs and nothing else.
 
-Arrays of both kernels (K = terms without the constant, n_label = labels)
-flux_rows, ivar_rows  (n_star, n_byte)  uint8, rows of a table; from byte flux_at / ivar_at stand n_pix
-                      float32
+Arrays (K = terms without the constant, n_label = labels; sums.py's own need not hold anything for the other)
+flux_rows, ivar_rows  (n_star, n_byte)  uint8, rows of a table; from byte flux_at, ivar_at stand n_pix float32
 swap                  bool, the numbers are big-endian on a little-endian machine (or the reverse)
+first_row             int64, the table's row at which this chunk starts: row k is at place k mod 64 of its block
 constant              (n_pix,)   float64, the model at the pivot: theta of the constant term
 theta                 (n_pix, K) float64, the other coefficients; 0 in unusable pixels
-s2                    (n_pix,)   float64, finite; ivar_scale (n_pix,) float64, 0 where the model has no pixel
+s2                    (n_pix,)   float64, finite
+ivar_scale            (n_pix,)   float64, multiplies ivar; 0 where the model has no pixel
+constant32, s2_32, ivar_scale32  float32 copies
+theta32               (n_tile, tile, K) float32, tiled theta; theta_rows (n_tile, K, tile) the same, float64
+pairs                 (n_tile, tile, K (K + 1) / 2) float32, products of two columns of theta
 starts                (n_start, n_label) float64, scaled labels; row 0 is the pivot, row 1 is overwritten per
                       star with the linear solution (every term a free parameter), the rest as given
 linear                (n_label,) int64, which term is x_i alone, -1 if none
-free                  (n_free,)  int64, labels that are fitted; the others are held at fixed (n_star, n_label)
-low, high             (n_label,) the range within which a minimum is preferred
-x, second             (n_star, n_label) output; cov (n_star, n_label, n_label) output, of the scaled labels
+free                  (n_free,)  int64, labels that are fitted
+fixed                 (n_star, n_label) float64, scaled values of the others; NaN for those that are fitted
+low, high             (n_label,) float64, the range within which a minimum is preferred
+label, power          (K, n_factor) int64, the terms (kernels/terms.py)
+prior_mean, prior_ivar (n_label,) float64, of the scaled labels; prior_ivar 0: none
+x, second             (n_star, n_label) float64 output, the solution and the second minimum
+cov                   (n_star, n_label, n_label) float64 output, covariance of the scaled labels
 numbers               (n_star, 4) float64 output: chi2, chi2 of the second minimum minus it, snr, snr with s2
 counts                (n_star, 4) int64 output: pixels used, pixels masked as invalid, iterations, state
 """
-import numpy as np
 from numba import njit, prange
 
-from cannonkit.kernels.copying import copy_matrix
-from cannonkit.kernels.minimise import (
-    CONVERGED,
-    ITERATION_LIMIT,
-    SINGULAR,
-    SMALLEST_PIVOT,
-    best_of_starts,
-    factorise,
-    gauss_newton_matrix,
-    invert_factored,
-    solve_factored,
-)
-from cannonkit.kernels.spectrum import is_sane, median, read_floats
-
-__all__ = ["CONVERGED", "ITERATION_LIMIT", "SINGULAR", "TOO_FEW_PIXELS", "NO_PIXELS", "NO_FIXED_VALUE", "fit_pixels"]
-
-TOO_FEW_PIXELS = 3
-NO_PIXELS = 4
-NO_FIXED_VALUE = 5
-
-# Ridge on the unit-diagonal matrix of the linear solution, which is only a start.
-RIDGE = 1e-6
-
-
-@njit(cache=True)
-def linear_start(sum_m, sum_b, linear, low, high, start):
-    """Fill start (n_label,) with the linear terms of the free least-squares solution, within [low, high].
-
-    NaN (no such start) if the matrix is singular. sum_m (K, K), sum_b (K,).
-    """
-    n_term = sum_b.size
-    scale_by = np.empty(n_term)
-    for k in range(n_term):
-        scale_by[k] = np.sqrt(sum_m[k, k]) if sum_m[k, k] > 0.0 else 0.0
-    acting = np.empty(n_term, dtype=np.int64)
-    n_acting = 0
-    for k in range(n_term):
-        if scale_by[k] > 0.0:
-            acting[n_acting] = k
-            n_acting += 1
-    acting = acting[:n_acting]
-    factor = np.zeros((n_term, n_term))
-    solution = np.empty(n_term)
-    start.fill(np.nan)
-    if acting.size == 0 or not factorise(sum_m, RIDGE, scale_by, acting, factor) > 0.0:
-        return
-    solve_factored(factor, scale_by, acting, sum_b, solution)
-    for i in range(start.size):
-        value = solution[linear[i]] if linear[i] >= 0 else 0.0
-        start[i] = min(max(value, low[i]), high[i])
-
-
-@njit(cache=True)
-def weigh(flux, ivar, constant, s2, ivar_scale, residual, weight, ratio, ratio_s2):
-    """Residuals at the pivot, weights and signal-to-noise ratios of one spectrum in float64.
-
-    flux, ivar (n_pix,) float32 as read; residual, weight (n_pix,) float64 and ratio, ratio_s2 (n_pix,)
-    float32 are filled: 0, and +inf for the ratios, where a pixel is not used. Returns (pixels used, invalid
-    pixels).
-    """
-    n_used = 0
-    n_bad = 0
-    for p in range(constant.size):
-        residual[p] = 0.0
-        weight[p] = 0.0
-        ratio[p] = np.inf
-        ratio_s2[p] = np.inf
-        if not is_sane(flux[p], ivar[p]):
-            n_bad += ivar[p] != 0.0
-            continue
-        a = np.float64(ivar[p]) * ivar_scale[p]
-        if a > 0.0:
-            w = a / (1.0 + a * s2[p])
-            n_used += 1
-            weight[p] = w
-            residual[p] = flux[p] - constant[p]
-            ratio[p] = np.float32(flux[p]) * np.sqrt(np.float32(a))
-            ratio_s2[p] = np.float32(flux[p]) * np.sqrt(np.float32(w))
-    return n_used, n_bad
-
-
-@njit(cache=True)
-def fit_one(residual, weight, theta, starts, linear, free, fixed, low, high, label, power,
-            prior_mean, prior_ivar, max_iter, x, cov, second):
-    """One star by passes over its pixels. Returns (chi2, second's difference, iterations, state)."""
-    n_term, n_label = theta.shape[1], x.size
-    sum_m = np.zeros((n_term, n_term))
-    weighted = np.empty(theta.shape)
-    for p in range(weight.size):
-        for k in range(n_term):
-            weighted[p, k] = weight[p] * theta[p, k]
-    np.dot(theta.T, weighted, sum_m)
-    sum_b = np.dot(residual, weighted)
-    own = np.empty(starts.shape)
-    copy_matrix(starts, own)
-    linear_start(sum_m, sum_b, linear, low, high, own[1])
-    hold(own, free, fixed)
-    hessian = np.zeros((n_label, n_label))
-    chi2, delta, n_iter, state = best_of_starts(
-        True, own, free, low, high, label, power, sum_m, sum_b, 0.0, theta, residual, weight,
-        prior_mean, prior_ivar, max_iter, x, hessian, second)
-    if state != SINGULAR:
-        gauss_newton_matrix(True, x, label, power, sum_m, sum_b, 0.0, theta, residual, weight, prior_ivar,
-                            hessian)
-        if not covariance_of(hessian, free, cov):
-            state = SINGULAR
-    return chi2, delta, n_iter, state
-
-
-@njit(cache=True)
-def hold(starts, free, fixed):
-    """Put the fixed values into every start: labels that are not in `free`."""
-    for i in range(fixed.size):
-        is_free = False
-        for a in range(free.size):
-            is_free = is_free or free[a] == i
-        if not is_free:
-            for s in range(starts.shape[0]):
-                starts[s, i] = fixed[i]
-
-
-@njit(cache=True)
-def covariance_of(hessian, free, cov):
-    """Fill cov with the inverse of the free part of hessian; False if that is singular."""
-    n_label = hessian.shape[0]
-    scale_by = np.empty(n_label)
-    for i in range(n_label):
-        scale_by[i] = np.sqrt(hessian[i, i]) if hessian[i, i] > 0.0 else 0.0
-    factor = np.zeros((n_label, n_label))
-    if not factorise(hessian, 0.0, scale_by, free, factor) > SMALLEST_PIVOT:
-        return False
-    invert_factored(factor, scale_by, free, cov)
-    return True
-
-
-@njit(cache=True)
-def clear(x, cov, second, numbers, counts):
-    """One star's outputs before anything is known: NaN and 0."""
-    x.fill(np.nan)
-    cov.fill(np.nan)
-    second.fill(np.nan)
-    numbers.fill(np.nan)
-    counts.fill(0)
-
-
-@njit(cache=True)
-def cannot_fit(n_used, free, fixed, n_label):
-    """The state of a star that is not tried, or CONVERGED if it can be."""
-    if n_used == 0:
-        return NO_PIXELS
-    if n_used <= free.size:
-        return TOO_FEW_PIXELS
-    n_value = 0
-    for i in range(n_label):
-        n_value += np.isfinite(fixed[i])
-    return CONVERGED if n_value + free.size >= n_label else NO_FIXED_VALUE
-
-
-@njit(cache=True)
-def fit_some_stars(worker, n_worker, flux_rows, flux_at, ivar_rows, ivar_at, swap, constant, theta, s2,
-                   ivar_scale, starts, linear, free, fixed, low, high, label, power,
-                   prior_mean, prior_ivar, max_iter, x, cov, second, numbers, counts):
-    """What one thread does of `fit_pixels`: the stars worker, worker + n_worker, ..."""
-    n_star, n_label = x.shape
-    n_pix = constant.size
-    words = np.empty((2, n_pix), dtype=np.uint32)
-    flux, ivar = words[0].view(np.float32), words[1].view(np.float32)
-    residual, weight = np.empty(n_pix), np.empty(n_pix)
-    ratio, ratio_s2 = np.empty(n_pix, dtype=np.float32), np.empty(n_pix, dtype=np.float32)
-    keys = np.empty(n_pix, dtype=np.int32)
-    for m in range(worker, n_star, n_worker):
-        clear(x[m], cov[m], second[m], numbers[m], counts[m])
-        read_floats(flux_rows[m], flux_at, swap, n_pix, words[0])
-        read_floats(ivar_rows[m], ivar_at, swap, n_pix, words[1])
-        n_used, n_bad = weigh(flux, ivar, constant, s2, ivar_scale, residual, weight, ratio, ratio_s2)
-        numbers[m, 2] = median(ratio, n_used, keys)
-        numbers[m, 3] = median(ratio_s2, n_used, keys)
-        counts[m, 0] = n_used
-        counts[m, 1] = n_bad
-        state = cannot_fit(n_used, free, fixed[m], n_label)
-        if state == CONVERGED:
-            numbers[m, 0], numbers[m, 1], counts[m, 2], state = fit_one(
-                residual, weight, theta, starts, linear, free, fixed[m], low, high, label, power,
-                prior_mean, prior_ivar, max_iter, x[m], cov[m], second[m])
-        counts[m, 3] = state
+from cannonkit.kernels.pixels import fit_some_stars
+from cannonkit.kernels.sums import fit_some_blocks
 
 
 @njit(parallel=True, cache=True)
-def fit_pixels(flux_rows, flux_at, ivar_rows, ivar_at, swap, constant, theta, s2, ivar_scale, starts, linear,
-               free, fixed, low, high, label, power, prior_mean, prior_ivar, max_iter,
-               n_worker, x, cov, second, numbers, counts):
-    """Fit every star by passes over its pixels, in float64: about 10 passes of 2 n_pix K n_label operations.
+def fit(from_sums, flux_rows, flux_at, ivar_rows, ivar_at, swap, first_row, constant, theta, s2, ivar_scale,
+        constant32, theta32, s2_32, ivar_scale32, pairs, theta_rows, starts, linear, free, fixed, low, high,
+        label, power, prior_mean, prior_ivar, max_iter, n_worker, x, cov, second, numbers, counts):
+    """Fit every star; arrays as in the module's docstring.
 
-    Arrays as in the module's docstring; `fixed` is NaN for labels that are fitted. Worker i of n_worker does
-    stars i, i + n_worker, ...: each writes only its own rows.
+    One prange over n_worker threads: each does every n_worker-th block of 64 stars (or star), with scratch of its
+    own, so the blocks need not be alike. (A prange over blocks would make the scratch anew for each.)
     """
     for worker in prange(n_worker):
-        fit_some_stars(worker, n_worker, flux_rows, flux_at, ivar_rows, ivar_at, swap, constant, theta, s2,
-                       ivar_scale, starts, linear, free, fixed, low, high, label,
-                       power, prior_mean, prior_ivar, max_iter, x, cov, second,
-                       numbers, counts)
+        if from_sums:
+            fit_some_blocks(
+                worker, n_worker, flux_rows, flux_at, ivar_rows, ivar_at, swap, first_row, constant, theta, s2,
+                ivar_scale, constant32, theta32, s2_32, ivar_scale32, pairs, theta_rows, starts, linear, free,
+                fixed, low, high, label, power, prior_mean, prior_ivar, max_iter, x, cov, second, numbers, counts)
+        else:
+            fit_some_stars(
+                worker, n_worker, flux_rows, flux_at, ivar_rows, ivar_at, swap, constant, theta, s2, ivar_scale,
+                starts, linear, free, fixed, low, high, label, power, prior_mean, prior_ivar, max_iter,
+                x, cov, second, numbers, counts)

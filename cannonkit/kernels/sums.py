@@ -15,10 +15,11 @@ row of a product depends on its place in the block and on nothing else, so that 
 change no bit.
 """
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from cannonkit.kernels.copying import copy_matrix
-from cannonkit.kernels.infer import (
+from cannonkit.kernels.minimise import best_of_starts, factorise, gauss_newton_matrix, newton_step
+from cannonkit.kernels.pixels import (
     CONVERGED,
     SINGULAR,
     cannot_fit,
@@ -29,7 +30,6 @@ from cannonkit.kernels.infer import (
     linear_start,
     weigh,
 )
-from cannonkit.kernels.minimise import best_of_starts, factorise, gauss_newton_matrix, newton_step
 from cannonkit.kernels.spectrum import is_sane, median, read_floats
 from cannonkit.kernels.terms import add_curvature, fill_terms
 
@@ -47,7 +47,7 @@ LAST_GAIN = 1e-3
 def tile_sizes(n_pix):
     """(n_tile, tile): the pixels cut into n_tile tiles of equal length, a multiple of 16."""
     n_tile = max(1, -(-n_pix // TILE))
-    return n_tile, -(-n_pix // (16 * n_tile)) * 16
+    return n_tile, max(1, -(-n_pix // (16 * n_tile))) * 16
 
 
 def tiled(array):
@@ -275,7 +275,7 @@ def fit_some_blocks(worker, n_worker, flux_rows, flux_at, ivar_rows, ivar_at, sw
                     pairs, theta_rows, starts, linear, free, fixed, low, high, label,
                     power, prior_mean, prior_ivar, max_iter, x, cov, second, numbers,
                     counts):
-    """What one thread does of `fit_sums`: the blocks worker, worker + n_worker, ..."""
+    """Fit the blocks worker, worker + n_worker, ... of 64 stars; arrays as in kernels/infer.py."""
     n_star, n_label = x.shape
     n_pix, n_term = theta.shape
     n_tile, tile, n_sum = pairs.shape
@@ -351,24 +351,3 @@ def fit_some_blocks(worker, n_worker, flux_rows, flux_at, ivar_rows, ivar_at, sw
                     residual, weight, theta, starts, linear, free, fixed[m], low, high, label, power,
                     prior_mean, prior_ivar, max_iter, x[m], cov[m], second[m])
                 counts[m, 2] += n_iter
-
-
-@njit(parallel=True, cache=True)
-def fit_sums(flux_rows, flux_at, ivar_rows, ivar_at, swap, first_row, constant, theta, s2, ivar_scale,
-             constant32, theta32, s2_32, ivar_scale32, pairs, theta_rows, starts, linear, free,
-             fixed, low, high, label, power, prior_mean, prior_ivar, max_iter, n_worker, x, cov,
-             second, numbers, counts):
-    """Fit every star from sums. Arrays as in kernels/infer.py, and
-
-    first_row    int64, the row of the table at which this chunk starts
-    *32          float32 copies; theta32 (n_tile, tile, K) and theta_rows (n_tile, K, tile) float64: tiled
-                 theta
-    pairs        (n_tile, tile, n_sum) float32, of pairs_of
-    Worker i of n_worker does the blocks i, i + n_worker, ...: each writes only its own rows.
-    """
-    for worker in prange(n_worker):
-        fit_some_blocks(worker, n_worker, flux_rows, flux_at, ivar_rows, ivar_at, swap, first_row, constant,
-                        theta, s2, ivar_scale, constant32, theta32, s2_32,
-                        ivar_scale32, pairs, theta_rows, starts, linear, free, fixed,
-                        low, high, label, power, prior_mean, prior_ivar, max_iter, x,
-                        cov, second, numbers, counts)

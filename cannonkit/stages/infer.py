@@ -15,7 +15,7 @@ import numpy as np
 from cannonkit.bitmasks import FIT_STATUS, SPECTRUM_UNUSABLE
 from cannonkit.errors import DataError
 from cannonkit.kernels import infer as kernel
-from cannonkit.kernels import sums
+from cannonkit.kernels import minimise, pixels, sums
 from cannonkit.kernels.terms import factors_of
 
 SOLVERS = ("auto", "sums", "pixels")
@@ -25,12 +25,12 @@ LARGEST_TABLE = 512 << 20
 
 # Status bits of the states that the kernels return.
 _STATE_BITS = {
-    kernel.CONVERGED: 0,
-    kernel.ITERATION_LIMIT: FIT_STATUS.ITERATION_LIMIT,
-    kernel.SINGULAR: FIT_STATUS.SINGULAR,
-    kernel.TOO_FEW_PIXELS: FIT_STATUS.TOO_FEW_PIXELS,
-    kernel.NO_PIXELS: FIT_STATUS.NO_SPECTRUM | FIT_STATUS.TOO_FEW_PIXELS,
-    kernel.NO_FIXED_VALUE: FIT_STATUS.NO_FIXED_VALUE,
+    minimise.CONVERGED: 0,
+    minimise.ITERATION_LIMIT: FIT_STATUS.ITERATION_LIMIT,
+    minimise.SINGULAR: FIT_STATUS.SINGULAR,
+    pixels.TOO_FEW_PIXELS: FIT_STATUS.TOO_FEW_PIXELS,
+    pixels.NO_PIXELS: FIT_STATUS.NO_SPECTRUM | FIT_STATUS.TOO_FEW_PIXELS,
+    pixels.NO_FIXED_VALUE: FIT_STATUS.NO_FIXED_VALUE,
 }
 
 
@@ -65,7 +65,7 @@ class Fitter:
     prior_ivar: np.ndarray
     max_iter: int
     scaled_covariance: bool
-    tiles: tuple            # what only the compressed solver needs; see `_tiles`
+    tiles: tuple            # what only the compressed solver uses; see `_tiles`
 
     @property
     def dtype(self):
@@ -122,14 +122,11 @@ class Fitter:
         cov, numbers = np.empty((n_star, n_label, n_label)), np.empty((n_star, 4))
         counts = np.empty((n_star, 4), dtype=np.int64)
         low, high = self.training_low - self.margin, self.training_high + self.margin
-        common = (self.starts, self.linear, self.free, held, low, high, self.label, self.power, self.prior_mean,
-                  self.prior_ivar, self.max_iter, numba.get_num_threads(), x, cov, second, numbers, counts)
-        spectra = (flux, flux_at, ivar, ivar_at, swap)
-        arrays = (self.constant, self.theta, self.s2, self.ivar_scale)
-        if self.solver == "sums":
-            sums.fit_sums(*spectra, first_row, *arrays, *self.tiles, *common)
-        else:
-            kernel.fit_pixels(*spectra, *arrays, *common)
+        kernel.fit(
+            self.solver == "sums", flux, flux_at, ivar, ivar_at, swap, first_row, self.constant, self.theta, self.s2,
+            self.ivar_scale, *self.tiles, self.starts, self.linear, self.free, held, low, high, self.label,
+            self.power, self.prior_mean, self.prior_ivar, self.max_iter, numba.get_num_threads(),
+            x, cov, second, numbers, counts)
         return self._rows(x, cov, second, numbers, counts, spectrum_status)
 
     def _rows(self, x, cov, second, numbers, counts, spectrum_status):
@@ -138,8 +135,8 @@ class Fitter:
         status = np.zeros(len(x), dtype=np.int64)
         for state, bits in _STATE_BITS.items():
             status[counts[:, 3] == state] |= bits
-        failed = np.isin(counts[:, 3], (kernel.SINGULAR, kernel.TOO_FEW_PIXELS, kernel.NO_PIXELS,
-                                        kernel.NO_FIXED_VALUE))
+        failed = np.isin(counts[:, 3], (minimise.SINGULAR, pixels.TOO_FEW_PIXELS, pixels.NO_PIXELS,
+                                        pixels.NO_FIXED_VALUE))
         if spectrum_status is not None:
             unusable = (np.asarray(spectrum_status).astype(np.int64) & SPECTRUM_UNUSABLE) != 0
             status[unusable] = FIT_STATUS.NO_SPECTRUM
@@ -234,11 +231,11 @@ def prepare(model, *, solver="auto", starts=0, seed=1, max_iter=50, margin=0.5, 
         starts=np.concatenate([np.zeros((2, len(names))), extra]), linear=linear, free=free,
         training_low=everything.min(axis=0), training_high=everything.max(axis=0), margin=float(margin),
         label=label, power=power, prior_mean=prior_mean, prior_ivar=prior_ivar, max_iter=int(max_iter),
-        scaled_covariance=bool(scaled_covariance), tiles=_tiles(*arrays) if solver == "sums" else ())
+        scaled_covariance=bool(scaled_covariance), tiles=_tiles(*(a if solver == "sums" else a[:0] for a in arrays)))
 
 
 def _tiles(constant, theta, s2, ivar_scale):
-    """What kernels/sums.py needs besides: float32 copies and tiles of theta and of its products."""
+    """What kernels/sums.py needs besides: float32 copies, and tiles of theta and of its products."""
     theta_tiles = sums.tiled(theta)
     return (constant.astype(np.float32), theta_tiles.astype(np.float32), s2.astype(np.float32),
             ivar_scale.astype(np.float32), sums.pairs_of(theta),

@@ -4,7 +4,7 @@ import pytest
 import synthetic
 from scipy import optimize
 
-from cannonkit.kernels import copying, infer, minimise, residuals, spectrum, sums, terms, vectorizer
+from cannonkit.kernels import copying, minimise, pixels, residuals, spectrum, sums, terms, vectorizer
 from cannonkit.stages import infer as stage
 from cannonkit.stages.vectorizer import powers_of
 
@@ -201,9 +201,9 @@ def test_linear_start(problem):
     powers, _, _, _, matrix, vector, _ = problem
     linear = np.array([0, 1, 2])
     low, high, start = np.full(3, -0.25), np.full(3, 0.25), np.empty(3)
-    infer.linear_start(matrix, vector, linear, low, high, start)
+    pixels.linear_start(matrix, vector, linear, low, high, start)
     np.testing.assert_allclose(start, np.clip(np.linalg.solve(matrix, vector)[:3], -0.25, 0.25), rtol=1e-4)
-    infer.linear_start(np.zeros((9, 9)), vector, linear, low, high, start)
+    pixels.linear_start(np.zeros((9, 9)), vector, linear, low, high, start)
     assert np.isnan(start).all()
 
 
