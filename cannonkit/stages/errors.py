@@ -19,6 +19,7 @@ from cannonkit.kernels import repeats as kernel
 ONE_SIGMA = math.erf(math.sqrt(0.5))        # 0.6827: probability within one standard deviation
 WIDTH_ERROR = 0.962                          # relative error of a 16-84 half range, times sqrt(n)
 OUTLIER_WIDTH = 4.0                          # an outlier population is at least this much wider
+OUTLIER_SHARE = 0.06                         # and at most this part: more is the errors' own distribution
 
 
 class Differences(NamedTuple):
@@ -79,8 +80,8 @@ def symmetric_width(value, weight, inside=ONE_SIGMA):
 def core_probability(z, weight, n_iter=200):
     """How probably each z (n,) belongs to the Gaussian core and not to the outliers: (n,) float64.
 
-    A mixture of two zero-mean Gaussians, the outliers' at least OUTLIER_WIDTH times as wide, fitted by EM
-    on a histogram of ln|z| (steps of 1 %). Variable stars and binaries pull the 16-84 width outwards, by
+    A mixture of two zero-mean Gaussians, the outliers' at least OUTLIER_WIDTH times as wide and at most
+    OUTLIER_SHARE of the weight, fitted by EM on a histogram of ln|z| (steps of 1 %). Variable stars and binaries pull the 16-84 width outwards, by
     4 % for 3 % of them; weighted with this probability it is the width of the others.
     """
     size = np.abs(z)
@@ -96,7 +97,7 @@ def core_probability(z, weight, n_iter=200):
         core = _core(centre, width, wide, part)
         inside, outside = mass * core, mass * (1 - core)
         new_width = math.sqrt((inside @ centre**2) / inside.sum())
-        part = min(0.5, outside.sum() / mass.sum())
+        part = min(OUTLIER_SHARE, outside.sum() / mass.sum())
         if not part > 1e-9:
             break
         wide = max(OUTLIER_WIDTH * new_width, math.sqrt((outside @ centre**2) / outside.sum()))
