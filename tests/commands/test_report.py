@@ -411,3 +411,16 @@ def test_isochrones_are_drawn_and_bad_ones_named(made, tmp_path, capfd):
     (tmp_path / "NGC 104.csv").write_text("teff\n6000\n")
     assert report.main(["clusters-kiel", *files, "-o", str(tmp_path / "c.png"), "--isochrones", str(tmp_path)]) == 65
     assert "NGC 104.csv" in capfd.readouterr().err
+
+
+def test_examples_of_the_help_run_as_printed(made, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="matplotlib is the extra `report`")
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("run")
+    shutil.copy(made[0] / "acgs.model.fits", "run")
+    examples = [line.strip() for line in report.__doc__.partition("Examples:")[2].strip().splitlines()]
+    assert len(examples) == 3
+    for example in examples:
+        program, *arguments = shlex.split(example)
+        assert program == "cc-report" and report.main(arguments) == 0
+    assert os.path.exists("run/report/index.html") and os.path.exists("one-to-one.png")
