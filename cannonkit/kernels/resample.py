@@ -326,7 +326,7 @@ def finish(flux, ivar, dead, wavelength, windows, doppler, spike, spike_sigma, m
     n_star, n_pix = flux.shape
     least = 1.0 / (most_error * most_error)
     for m in range(n_star):
-        ratio, scratch = np.empty(n_pix), np.empty(n_pix)
+        ratio, scratch, root = np.empty(n_pix), np.empty(n_pix), np.empty(n_pix)
         masked = dead
         if windows.shape[0] > 0 and np.isfinite(doppler[m]):
             masked = dead.copy()
@@ -334,23 +334,18 @@ def finish(flux, ivar, dead, wavelength, windows, doppler, spike, spike_sigma, m
                 a = np.searchsorted(wavelength, windows[k, 0] / doppler[m])
                 b = np.searchsorted(wavelength, windows[k, 1] / doppler[m])
                 masked[a:b] = True
+        for p in range(n_pix):                     # apart, so that the roots are taken several at a time
+            root[p] = np.sqrt(ivar[m, p])
         good, bad = 0, 0
         for p in range(n_pix):
             f, w = flux[m, p], ivar[m, p]
-            keep = not masked[p] and w > least and w < 1e30 and np.isfinite(f) and abs(f) < 1e30
-            root = np.sqrt(w) if keep else 0.0
-            if keep and f > spike and (f - spike) * root > spike_sigma:
-                keep = False
-            if keep:
-                out_flux[m, p] = f
-                out_ivar[m, p] = w
-                ratio[good] = f * root
-                good += 1
-            else:
-                out_flux[m, p] = 1.0
-                out_ivar[m, p] = 0.0
-                if not dead[p]:
-                    bad += 1
+            keep = (w > least) & (w < 1e30) & (abs(f) < 1e30) & (not masked[p])      # false for NaN
+            keep &= not ((f > spike) & ((f - spike) * root[p] > spike_sigma))
+            out_flux[m, p] = f if keep else 1.0
+            out_ivar[m, p] = w if keep else 0.0
+            ratio[good] = f * root[p]
+            good += keep
+            bad += not (keep | dead[p])
         snr[m] = median(ratio, good, scratch)
         n_good[m], n_bad[m] = good, bad
 

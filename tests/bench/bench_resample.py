@@ -79,7 +79,7 @@ def bench_galah():
 
 
 def bench_apstar():
-    """5,000 apStar files in the layout of DR16 (made here: noise, 1 to 5 rows), 50 files repeated by links."""
+    """5,000 apStar files in the layout of DR16 (made here: noise, 1 to 6 visits), 50 files repeated by links."""
     sys.path.insert(0, str(ROOT / "tests"))
     import survey_files
 
@@ -87,7 +87,7 @@ def bench_apstar():
     with tempfile.TemporaryDirectory() as folder:
         folder, files = Path(folder), []
         for k in range(50):
-            rows = (1, 1, 4, 5, 3)[k % 5]
+            rows = (1, 5, 5, 4, 8)[k % 5]               # 1, 3, 3, 2 and 6 visits
             flux = 100 + rng.normal(size=(rows, 8575))
             survey_files.apstar(folder / f"made{k}.fits", flux, np.ones_like(flux), flux < 97, flat=rows == 1)
         for k in range(APSTAR_FILES):
