@@ -16,7 +16,7 @@ BLOCK = 2880
 MAX_HEADER_BLOCKS = 4000        # 144,000 cards: far above any survey file
 _FORM = re.compile(r"(\d*)([LXBIJKAEDCMPQ])(.*)")
 _SIZES = {"L": 1, "B": 1, "I": 2, "J": 4, "K": 8, "A": 1, "E": 4, "D": 8, "C": 8, "M": 16, "P": 8, "Q": 16}
-_NUMPY = {"L": "u1", "B": "u1", "I": "i2", "J": "i4", "K": "i8", "E": "f4", "D": "f8", "C": "c8", "M": "c16"}
+_NUMPY = {"L": "u1", "B": "u1", "I": "i2", "J": "i4", "K": "i8", "E": "f4", "D": "f8"}
 _FORMS = {"u1": "B", "i2": "I", "i4": "J", "i8": "K", "f4": "E", "f8": "D", "S": "A"}
 _BITPIX = {8: "u1", 16: "i2", 32: "i4", 64: "i8", -32: "f4", -64: "f8"}
 _UNSIGNED = {("I", 32768): "u2", ("J", 2147483648): "u4", ("K", 9223372036854775808): "u8", ("B", -128): "i1"}
@@ -209,6 +209,8 @@ class Layout:
                 problem = problem or f"variable-length arrays ({form}) are not supported"
             elif code == "X":
                 problem = problem or f"bit arrays ({form}) are not supported"
+            elif code in "CM":
+                problem = problem or f"complex numbers ({form}) are not supported"
             elif code == "A" and rest:
                 problem = problem or f"substring arrays ({form}) are not supported"
             elif size == 0:
@@ -298,8 +300,6 @@ def _column(header, i, name, repeat, code, place):
             unsigned = x.astype(f"u{bits // 8}")
             return (unsigned + np.array(offset % (1 << bits), unsigned.dtype)).astype(wide)
         return Column(name, wide, shape=shape, null=shifted, **common), (raw, decode), None
-    if code in "CM":
-        return None, None, "scaled complex numbers are not supported"
 
     def decode(x, scale=float(scale), zero=float(zero), null=null):
         values = x.astype(np.float64) * scale + zero

@@ -20,6 +20,10 @@ _INPUT = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, 
 _OUTPUT = (errno.EEXIST, errno.EROFS)
 
 
+# What the interpreter and the loader say instead of MemoryError.
+_NO_MEMORY = ("can't start new thread", "failed to map segment", "cannot allocate memory", "Cannot allocate memory")
+
+
 class Terminated(BaseException):
     """SIGTERM arrived; raised in the main thread so that temporary files are removed."""
 
@@ -118,7 +122,8 @@ def meaning(error):
     """(exit code, message) of an exception."""
     if isinstance(error, errors.CannonkitError):
         return error.code, str(error)
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError | ImportError)
+                                          and any(words in str(error) for words in _NO_MEMORY)):
         detail = f": {error}" if str(error) else ""
         return errors.UnavailableError.code, f"not enough memory{detail} (try a smaller --chunk)"
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != "cannonkit":

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import cannonkit
-from cannonkit import errors, fits, provenance, schema
+from cannonkit import errors, fits, headers, provenance, schema
 
 FORMAT = 1                       # CKFORMAT: layout version of our products
 CHUNK_BYTES = 32 << 20           # default chunk of rows when a command sets none
@@ -87,9 +87,27 @@ class Source:
         """`file[EXT]: column 'x', row 7` for messages."""
         return errors.where(self.name, self.hdu.name or self.hdu.index, column, row)
 
-    def require(self, names):
-        """Raise DataError with the columns that there are, if one of `names` is absent or unusable."""
-        self.hdu.table.require(names)
+    def require(self, names, numbers=(), arrays=None):
+        """Raise DataError with the columns that there are, if one of `names` is absent or unusable.
+
+        numbers: more such names; these must hold one real number a row. arrays: {name: shape of a row's
+        numbers}.
+        """
+        shapes = {**dict.fromkeys(numbers, ()), **(arrays or {})}
+        self.hdu.table.require([*names, *shapes])
+        for name, shape in shapes.items():
+            column = self.columns[name]
+            if column.shape != tuple(shape) or np.dtype(column.dtype).kind not in "fiu":
+                found = "text" if np.dtype(column.dtype).kind == "S" else f"{column.dtype} of shape {column.shape}"
+                wanted = f"{tuple(shape)} numbers" if shape else "one number"
+                raise errors.DataError(f"{self.place(name)}: {found} in a row, expected {wanted}")
+
+    def require_spectra(self):
+        """DataError unless the rows are those of a spectra product: flux and ivar on its own WAVELENGTH."""
+        if "WAVELENGTH" not in self.extensions:
+            raise errors.DataError(f"{self.name}: spectra without a WAVELENGTH extension: damaged")
+        shape = (len(self.extensions["WAVELENGTH"].data),)
+        self.require(["id", "star_id"], ["visit", "snr_survey", "status"], {"flux": shape, "ivar": shape})
 
     def default_chunk(self):
         return max(64, CHUNK_BYTES // max(1, self.hdu.axes[0]) // 64 * 64)
@@ -159,9 +177,15 @@ class Source:
 
 
 def _end_table(hdu, data, place):
+    """END's rows from its bytes with their padding; its header has their DATASUM."""
     if hdu.table is None or hdu.table.dtype != schema.END.dtype:
         raise errors.DataError(f"{place}[END]: columns are not those of an END table: damaged")
-    return np.frombuffer(data, schema.END.dtype)
+    total = fits.Sum()
+    total.add(data)
+    if total.value != _as_int(hdu.header["DATASUM"]):
+        raise errors.DataError(f"{place}[END]: DATASUM of the data is {total.value}, "
+                               f"the header says {hdu.header['DATASUM']}: damaged")
+    return np.frombuffer(data[:hdu.data_size], schema.END.dtype)
 
 
 def _small(hdu, data):
@@ -199,7 +223,8 @@ class _FileSource(Source):
             raise errors.DataError(f"{name}: no END extension: cut or damaged")
         if len(hdus) < 3 or hdus[-2].kind != "table":
             raise errors.DataError(f"{name}: no row table before END: damaged")
-        rows = _end_table(hdus[-1], self._data(hdus[-1]), name)
+        end = hdus[-1]
+        rows = _end_table(end, fits.pread_exact(fd, end.padded_size, end.data_start, end.place), name)
         self._sums = self._check_end(rows, hdus[1:-1])
         self.end_header = hdus[-1].header
         self.hdu = hdus[-2]
@@ -342,7 +367,7 @@ class _PipeSource(Source):
         end.check_header()
         if end.name != "END":
             raise errors.DataError(f"{self.name}: extension {end.name!r} after the rows, expected END: damaged")
-        data = self._exact(end.padded_size, end.place)[:end.data_size]
+        data = self._exact(end.padded_size, end.place)
         sums = self._check_end(_end_table(end, data, self.name), self._seen[:-1])
         for extension, expected in sums.items():
             if self._sums.get(extension) != expected:
@@ -667,11 +692,14 @@ class Output:
         offset = 0
         for extension in extensions:
             data = np.asarray(extension.data)
+            # one that was read brings its whole header: without what describes its layout
+            cards = headers.kept(extension.header, True) if isinstance(extension.header, fits.Header) \
+                else extension.header
             if extension.table is not None:
-                block = fits.table_hdu(extension.table, data, extension.header)
+                block = fits.table_hdu(extension.table, data, cards)
                 count = len(data)
             else:
-                block = fits.image_hdu(extension.name, data, extension.header)
+                block = fits.image_hdu(extension.name, data, cards)
                 count = data.size
             self.target.write(block)
             total = fits.Sum()

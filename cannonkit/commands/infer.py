@@ -44,7 +44,7 @@ def run(args):
     with contextlib.ExitStack() as files:
         jobs = [_Job(files, args, settings, k) for k in range(len(args.model))]
         source = files.enter_context(stream.open_source(args.input, "spectra"))
-        source.require(["id", "star_id", "visit", "snr_survey", "status", "flux", "ivar"])
+        source.require_spectra()
         held = _Held(files, args.values, settings.fix) if settings.fix else None
         record = cli.record(args, settings)
         shared = [source] if held is None else [source, held.source]

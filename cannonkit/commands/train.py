@@ -47,6 +47,7 @@ def run(args):
     stream.check_target(args.output, args.overwrite, [args.input, args.training])
     fixed = model_file.read(args.scatter_from) if args.scatter_from else None
     with stream.open_source(args.training) as table, stream.open_source(args.input, "spectra") as spectra:
+        spectra.require_spectra()
         survey = spectra.header.text("SURVEY")
         columns = _columns(table, survey, args, settings)
         grid = spectra.extensions["WAVELENGTH"]
