@@ -285,7 +285,7 @@ def test_refusals(made, inside, capfd, tmp_path):
             (65, ("calibrate", cut), "cut or damaged"),
             (65, ("apply", folder / "repeats.fits", "--errors", folder / "repeats.fits"), "expected errors"),
             (65, ("calibrate", folder / "repeats.fits", "--labels", "tefff"), "did you mean 'teff'"),
-            (65, ("calibrate", folder / "repeats.fits", "--covariance", "e_teff"), "shape (6, 6)"),
+            (65, ("calibrate", folder / "repeats.fits", "--covariance", "e_teff"), "expected (6, 6)"),
             (65, ("calibrate", folder / "repeats.fits", "--covariance", "", "--error-column", "cov{}"), "'covteff'"),
             (65, ("validate", alone, "--errors", errors), "no repeats to validate"),
             (64, ("calibrate", folder / "repeats.fits", "--against", "teff,logg"), "2 columns for 6 labels"),
