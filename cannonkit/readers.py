@@ -21,6 +21,7 @@ import os
 import re
 import stat
 import threading
+import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +33,9 @@ LIGHT = 299792.458                  # km/s
 WHOLE = 200_000                     # files up to this size are read at once: a GALAH camera
 WINDOW = 65_536                     # bytes of a look into a larger one: an apStar header and a row of its flux
 MAX_PIXELS = 1 << 20                # of one spectrum
+UNPACKED = 1 << 28                  # bytes of a gzip file, unpacked
+UNITS = {"": 1.0, "angstrom": 1.0, "angstroms": 1.0, "a": 1.0, "aa": 1.0, "0.1 nm": 1.0, "0.1nm": 1.0, "nm": 10.0,
+         "nanometer": 10.0, "nanometers": 10.0, "um": 1e4, "micron": 1e4, "microns": 1e4, "m": 1e10}   # in Angstrom
 _END = b"END".ljust(80)
 _TYPES = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 NAMES = {
@@ -225,6 +229,18 @@ class File:
         except OSError as error:
             raise Trouble("BROKEN_FILE", f"{self.name}: read failed: {error.strerror}") from None
 
+    def _unpack(self):
+        """The bytes of a gzip file, unpacked and kept; the File then is what was packed."""
+        unpacker = zlib.decompressobj(31)
+        try:
+            data = unpacker.decompress(self._pread(0, self.size), UNPACKED)
+        except zlib.error as error:
+            raise self.broken(f"gzip data are damaged ({error})") from None
+        if not unpacker.eof:
+            raise self.broken(f"gzip data are cut, or more than {UNPACKED} bytes")
+        self._windows, self.size = [(0, data)], len(data)
+        return data
+
     def broken(self, message):
         return Trouble("BROKEN_FILE", f"{self.name}: {message}")
 
@@ -233,6 +249,8 @@ class File:
         want, cards = fits.BLOCK, None
         while want <= fits.MAX_HEADER_BLOCKS * fits.BLOCK:
             data, at = self._at(offset, min(want, self.size - offset))
+            if offset == 0 and data.startswith(b"\x1f\x8b"):
+                data, at = self._unpack(), 0
             end = data.find(_END, at)
             while end >= 0 and (end - at) % 80:
                 end = data.find(_END, end + 1)
@@ -500,6 +518,19 @@ class _Shared:
         scale, zero = hdu.header.get("BSCALE", 1), hdu.header.get("BZERO", 0)
         return pixels if scale == 1 and zero == 0 else pixels * float(scale) + float(zero)
 
+    def unit(self):
+        """Angstrom in the unit of the wavelengths: of their column, or CUNIT1; no unit is Angstrom."""
+        if "wavelength" in self.parts:
+            hdu, column = self.parts["wavelength"]
+            text = hdu.table.columns[column].unit if column else hdu.header.text("BUNIT")
+        else:
+            text = self.header.text("CUNIT1") if self.header is not None else ""
+        found = UNITS.get(re.sub(r"^log(10)?[ (]*|[)]$", "", text.strip().casefold()).strip())
+        if found is None:
+            raise Trouble("WRONG_LAYOUT", f"{self.name}: wavelengths in {text!r}, expected one of "
+                                          f"{', '.join(u for u in UNITS if u)}")
+        return found
+
     def close(self):
         if self.fd is not None:
             os.close(self.fd)
@@ -532,6 +563,7 @@ def _generic(shared, generic, row):
         scale, start, step = "listed", 0.0, 0.0
         if generic.scale == "log10":
             listed = 10.0 ** listed
+        listed = listed * shared.unit()
         difference = np.diff(listed)
         one_way = np.all(difference > 0) or np.all(difference < 0)
         if not (np.isfinite(listed).all() and listed.min() > 0 and one_way):
@@ -550,6 +582,8 @@ def _generic(shared, generic, row):
         start = number["CRVAL1"] + step * (1.0 - pixel)
         if "LOG" in h.text("CTYPE1").upper() or number["DC-FLAG"] == 1:
             scale = "log10"
+        unit = shared.unit()
+        start, step = (start + np.log10(unit), step) if scale == "log10" else (start * unit, step * unit)
     return Input(flux, error, scale, float(start), float(step))
 
 

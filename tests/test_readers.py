@@ -1,4 +1,5 @@
 """Readers: every quirk of the surveys' files, on files made here and on real ones beside the checkout."""
+import gzip
 import os
 import threading
 from dataclasses import replace
@@ -199,6 +200,21 @@ def test_files_that_are_none(tmp_path, apogee, content, bit):
     assert star.status == STATUS.mask(bit) and star.messages[0].startswith("x.fits: ")
 
 
+def test_gzip(tmp_path, rng, apogee):
+    flux, error, bits = random_apstar(rng, 5)
+    survey_files.apstar(tmp_path / "a.fits", flux, error, bits)
+    data = gzip.compress((tmp_path / "a.fits").read_bytes(), 1)
+    (tmp_path / "a.fits.gz").write_bytes(data)
+    (tmp_path / "cut.fits.gz").write_bytes(data[:len(data) // 2])
+    (tmp_path / "bad.fits.gz").write_bytes(data[:500] + bytes(100) + data[600:])
+    star = one(apogee, tmp_path, "a.fits.gz")
+    assert star.status == 0
+    np.testing.assert_array_equal(star.inputs[0].flux, flux[0].astype("f4"))
+    for name in ("cut", "bad"):
+        star = one(apogee, tmp_path, f"{name}.fits.gz")
+        assert star.status == STATUS.BROKEN_FILE and "gzip data are" in star.messages[0]
+
+
 def test_directories_fifos_and_links_to_nowhere(tmp_path, apogee):
     (tmp_path / "d.fits").mkdir()
     os.mkfifo(tmp_path / "p.fits")
@@ -357,6 +373,24 @@ def test_generic_says_what_is_there_instead(tmp_path, rng):
             (dict(flux=Part("FLUX", "f"), relative_error=0.1), "expected a table with column 'f'")):
         star = one(generic(**keywords, **given), tmp_path, "a.fits")
         assert star.status == STATUS.WRONG_LAYOUT and message in star.messages[0], star.messages
+
+
+def test_generic_units_of_wavelength(tmp_path, rng):
+    flux = rng.uniform(0, 1, 50)
+    spectra = generic(flux=Part(0), relative_error=0.1)
+    for unit, start, step, head in (("nm", 500.0, 0.05, {}), ("um", 0.5, 5e-5, {}), ("Angstrom", 5000.0, 0.5, {}),
+                                    ("log(nm)", 2.69897, 1e-5, {"CTYPE1": "LOG"})):
+        header = astropy_fits.Header({"CRVAL1": start, "CDELT1": step, "CUNIT1": unit, **head})
+        astropy_fits.PrimaryHDU(flux, header=header).writeto(tmp_path / "u.fits", overwrite=True)
+        found = one(spectra, tmp_path, "u.fits").inputs[0]
+        assert np.isclose(found.start, np.log10(5000.0) if head else 5000.0), unit
+        assert np.isclose(found.step, step if head else 0.5)
+    Table({"lam": np.linspace(500, 510, 50), "f": flux}, units={"lam": "nm"}).write(tmp_path / "t.fits")
+    spectra = generic(flux=Part(1, "f"), relative_error=0.1, wavelength=Part(1, "lam"))
+    np.testing.assert_allclose(one(spectra, tmp_path, "t.fits").inputs[0].listed, np.linspace(5000, 5100, 50))
+    Table({"lam": np.linspace(500, 510, 50), "f": flux}, units={"lam": "Hz"}).write(tmp_path / "h.fits")
+    star = one(spectra, tmp_path, "h.fits")
+    assert star.status == STATUS.WRONG_LAYOUT and "wavelengths in 'Hz'" in star.messages[0]
 
 
 # --- real files -----------------------------------------------------------------------------------
