@@ -172,7 +172,7 @@ class Generic:
     """A layout in data: where flux, error, mask and wavelengths stand.
 
     An image: one spectrum (1-D), or one in each row (2-D): then `row` says which. A table: one row per pixel
-    (columns), or one row per spectrum (vector columns; `row`). See README, "How to add a survey".
+    (columns), or one row per spectrum (vector columns; `row`). See README, "Another survey".
 
     error_kind        sigma, ivar, variance or relative (sigma / flux)
     relative_error    a nominal sigma / flux where the survey publishes no error

@@ -290,6 +290,26 @@ def test_real_galah(shared, tmp_path, inside):
     assert rows["status"][lacking] == STATUS.MISSING_SEGMENT and rows["n_bad"][lacking] >= 2461
 
 
+def test_real_dr4_by_two_lines_of_a_recipe(shared, root, tmp_path, inside):
+    """What galah_dr3.yaml says to write for DR4; H-alpha of the Sun (Vesta) is then at rest."""
+    text = (root / "configs" / "galah_dr3.yaml").read_text()
+    dr4 = "  layout: galah_dr4\n  velocity: {header: RVCOM, good: RVCOM_OK}\n"
+    changed = text.replace("  layout: galah_dr3\n", dr4)
+    assert changed != text
+    (tmp_path / "dr4.yaml").write_text(changed)
+    (tmp_path / "t.csv").write_text("id,spectrum\nsun,210115002201239{ccd}.fits\nother,1403100038010491.fits\n")
+    assert inside("resample", tmp_path / "t.csv", "--recipe", tmp_path / "dr4.yaml", "--root",
+                  shared / "data" / "galah_dr4_spectra", "-o", tmp_path / "o.fits") == 0
+    rows = rows_of(tmp_path / "o.fits")
+    assert rows["status"].tolist() == [0, STATUS.MISSING_FILE] and rows["snr"][0] > 300
+    with stream.open_source(tmp_path / "o.fits") as source:
+        wave = source.extensions["WAVELENGTH"].data["wavelength"]
+        assert source.header["VELOCITY"] == "taken out: RVCOM"
+    near = np.abs(wave - 6562.8) < 1.0
+    depth = 1 - rows["flux"][0][near]
+    assert abs((wave[near] * depth).sum() / depth.sum() - 6562.80) < 0.03          # 0.5 A off before
+
+
 def test_real_miles_is_a_recipe_and_no_code(shared, tmp_path, inside):
     """342 stars of one image: the running mean by a plain sum, and continuum pixels that avoid the Balmer lines."""
     path = shared / "data" / "labelled_miles" / "miles_stars.fits"
