@@ -37,7 +37,8 @@ AT_ZERO, TOO_FEW_STARS, ALL_MASKED, SINGULAR, ITERATION_LIMIT = 1, 2, 4, 8, 16
 UNUSABLE = TOO_FEW_STARS | ALL_MASKED
 
 MAX_STEP = 12        # Newton steps with one M
-MAX_REFRESH = 30     # new M per minimum
+MAX_REFRESH = 60     # new M per minimum
+MAX_POLISH = 6       # of them, with Newton steps; then the slower search
 MAX_SWEEP = 100000   # of coordinate descent
 LASSO_TOLERANCE = 1e-9
 
@@ -323,42 +324,67 @@ def _polish(block, basis, todo, n_todo, work, theta_tolerance, s2_tolerance, lef
 
 
 @njit(cache=True)
-def _alternate(block, basis, todo, n_todo, work, memory, left):
-    """Penalised or bounded coefficients, theta exact at the present s2: the next s2; `left`: where it moved.
+def _forget(memory, todo, n_todo):
+    """Start of the search for the root in ln s2: no step before, no bracket, the slope at zero not known."""
+    for a in range(n_todo):
+        memory[todo[a], 0] = np.nan
+        memory[todo[a], 1] = np.nan
+        memory[todo[a], 2] = -np.inf
+        memory[todo[a], 3] = np.inf
+        memory[todo[a], 4] = 0.0
+
+
+@njit(cache=True)
+def _next_s2(old, f, downhill, memory):
+    """The next s2 > 0 of a pixel whose profile has the slope f at `old` > 0; see _search."""
+    now, slope = np.log(old), old * f
+    before, slope_before = memory[0], memory[1]
+    if slope < 0.0:
+        memory[2] = max(memory[2], now)
+    else:
+        memory[3] = min(memory[3], now)
+    low, high = memory[2], memory[3]
+    new = np.log(downhill) if downhill > 0.0 else now - 2.0
+    if not np.isnan(before) and (slope - slope_before) * (now - before) > 0.0:
+        new = now - slope * (now - before) / (slope - slope_before)
+        new = min(max(new, now - 3.0), now + 3.0)
+    if not low <= new <= high:
+        new = 0.5 * (low + high) if np.isfinite(low) and np.isfinite(high) else now + (3.0 if slope < 0.0 else -3.0)
+    memory[0] = now
+    memory[1] = slope
+    return new
+
+
+@njit(cache=True)
+def _search(block, basis, todo, n_todo, work, memory, left):
+    """The next s2 of pixels whose theta (and trace) are exact at the present one; `left`: those that moved.
 
     At such a theta the slope in s2 at fixed residuals is that of the profile, so this is root finding in ln s2:
-    secant steps within the bracket seen so far, downhill at fixed residuals where there is no good secant.
-    memory (n_block, 4): ln s2 and slope of the step before, and the bracket; NaN, NaN, -inf, inf at the start.
+    secant steps within the bracket seen so far, downhill at fixed residuals where there is no good secant. Zero
+    is tried once: where the profile falls from there, it is not gone to again.
+    memory (n_block, 5): ln s2 and slope of the step before, the bracket, 1 where zero is no minimum.
     """
     _residuals(block, basis, todo, n_todo, work)
     n_left = 0
     for a in range(n_todo):
         p = todo[a]
-        old = block.s2[p]
-        downhill = scatter.descend(block.ivar[p], work.two[a], block.trace[p], block.n_fitted[p], old)
-        if old == 0.0 or downhill == 0.0:
-            block.s2[p] = downhill
-            memory[p] = np.array([np.nan, np.nan, -np.inf, np.inf])
-            if downhill != old:
-                left[n_left] = p
-                n_left += 1
+        old, trace = block.s2[p], block.trace[p]
+        f, _ = scatter.restricted(block.ivar[p], work.two[a], old, trace)
+        if old == 0.0 and f >= 0.0:
             continue
-        f, _ = scatter.restricted(block.ivar[p], work.two[a], old, block.trace[p])
-        now, slope = np.log(old), old * f
-        before, slope_before, low, high = memory[p]
-        if slope < 0.0:
-            low = max(low, now)
+        new = scatter.descend(block.ivar[p], work.two[a], trace, block.n_fitted[p], old)
+        if old == 0.0:
+            memory[p, 4] = 1.0
+            if np.isfinite(memory[p, 3]):
+                new = min(new, 0.1 * np.exp(memory[p, 3]))
+            if new == 0.0:
+                continue
+        elif new == 0.0 and memory[p, 4] == 0.0:
+            memory[p, 3] = min(memory[p, 3], np.log(old))
         else:
-            high = min(high, now)
-        new = np.log(downhill)
-        if not np.isnan(before) and (slope - slope_before) * (now - before) > 0.0:
-            new = now - slope * (now - before) / (slope - slope_before)
-            new = min(max(new, now - 2.0), now + 2.0)
-        if not low <= new <= high:
-            new = 0.5 * (low + high) if np.isfinite(low) and np.isfinite(high) else np.log(downhill)
-        memory[p] = np.array([now, slope, low, high])
-        block.s2[p] = np.exp(new)
-        if abs(new - now) > 1e-8:
+            new = np.exp(_next_s2(old, f, new, memory[p]))
+        block.s2[p] = new
+        if abs(new - old) > 1e-8 * new:
             left[n_left] = p
             n_left += 1
     return n_left
@@ -368,50 +394,53 @@ def _alternate(block, basis, todo, n_todo, work, memory, left):
 def _converge(rule, block, basis, rules, first, todo, n_todo, work, theta_tolerance, s2_tolerance, ready):
     """Go from the present s2 to the minimum of its basin. `ready`: the factors and theta are there already.
 
-    Restricted likelihood makes its trace anew with each M, until s2 moves by less than 1e-7.
+    Plain likelihood polishes; where that has not settled after MAX_POLISH new M, where coefficients are
+    penalised, and for restricted likelihood (whose trace belongs to M), s2 is searched with M made anew.
     """
     n_block = block.s2.shape[0]
     now = np.empty(n_block, np.int64)
     left = np.empty(n_block, np.int64)
     now[:n_todo] = todo[:n_todo]
     n_now = n_todo
-    before = np.zeros(n_block)
-    undone = np.zeros(n_block, np.bool_)
-    penalised = rules.penalty.shape[0] > 0
-    memory = np.full((n_block, 4), np.nan)
-    memory[:, 2] = -np.inf
-    memory[:, 3] = np.inf
-    for _ in range(MAX_REFRESH):
+    memory = np.empty((n_block, 5))
+    _forget(memory, todo, n_todo)
+    trace_at = np.full(n_block, -1.0)
+    if ready:
+        for a in range(n_todo):
+            trace_at[todo[a]] = block.s2[todo[a]]
+    polished = rules.penalty.shape[0] == 0 and rule != REML
+    for turn in range(MAX_REFRESH):
         if not ready:
             _normal_equations(block, basis, now, n_now, work)
             _solve_exact(block, basis, rules, first, now, n_now, work)
             if rule == REML:
-                _squares(block, basis, now, n_now, work)
-                _trace_ratios(block, basis, now, n_now, work)
-        for a in range(n_now):
-            before[now[a]] = block.s2[now[a]]
-        if penalised:
-            n_left = _alternate(block, basis, now, n_now, work, memory, left)
-        else:
-            n_left = _polish(block, basis, now, n_now, work, theta_tolerance, s2_tolerance, left)
-        undone[:] = False
-        for a in range(n_left):
-            undone[left[a]] = True
-        n_left = 0
-        for a in range(n_now):
-            p = now[a]
-            if rule == REML and not ready:
-                s2 = block.s2[p]
-                undone[p] = undone[p] or abs(s2 - before[p]) > 1e-7 * max(s2, before[p])
-            if undone[p]:
-                now[n_left] = p
-                n_left += 1
-        n_now = n_left
+                _renew_traces(block, basis, now, n_now, work, trace_at)
         ready = False
+        if polished and turn < MAX_POLISH:
+            n_now = _polish(block, basis, now, n_now, work, theta_tolerance, s2_tolerance, left)
+        else:
+            n_now = _search(block, basis, now, n_now, work, memory, left)
+        now[:n_now] = left[:n_now]
         if n_now == 0:
             return
     for a in range(n_now):
         block.status[now[a]] |= ITERATION_LIMIT
+
+
+@njit(cache=True)
+def _renew_traces(block, basis, todo, n_todo, work, trace_at):
+    """The trace ratios of pixels whose s2 moved by more than 1e-5 since; scaling serves below that (see scatter)."""
+    moved = np.empty(n_todo, np.int64)
+    n_moved = 0
+    for a in range(n_todo):
+        p = todo[a]
+        if abs(block.s2[p] - trace_at[p]) > 1e-5 * block.s2[p] or trace_at[p] < 0.0:
+            moved[n_moved] = p
+            n_moved += 1
+            trace_at[p] = block.s2[p]
+    if n_moved > 0:
+        _squares(block, basis, moved, n_moved, work)
+        _trace_ratios(block, basis, moved, n_moved, work)
 
 
 @njit(cache=True)
