@@ -20,7 +20,7 @@ TESTS ?= tests
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install venv demo test lint bench peers real clean
+.PHONY: help install venv demo test faults slurm lint bench peers real clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\)[a-z ]*:.*## /\1\t/p' Makefile | expand -t 10
@@ -46,6 +46,13 @@ $(RUN)/mock/truth.fits: | $(INSTALLED)
 
 test: $(INSTALLED) ## all tests (TESTS=tests/stages for some of them)
 	python -m pytest -q $(TESTS)
+
+faults: $(INSTALLED) ## the fault table at its full counts, and how it went
+	CANNONKIT_FAULTS=full python -m pytest -q tests/faults tests/test_stream.py tests/test_cli.py tests/test_config.py \
+	    tests/test_cache.py tests/stages/test_crossmatch.py tests/test_slurm.py
+
+slurm: $(INSTALLED) ## the pipeline as array jobs on a real Slurm of two virtual nodes
+	python -m pytest -q -s tests/test_slurm.py
 
 lint: $(INSTALLED) ## ruff
 	ruff check .
