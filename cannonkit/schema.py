@@ -113,12 +113,16 @@ class Table:
 
     def rows(self, n_row, source=None, **values):
         """Rows from arrays by column name; columns not given come from `source`, or are missing."""
-        rows = self.empty(n_row)
-        for name in self.names:
-            if name in values:
-                rows[name] = values.pop(name)
-            elif source is not None and name in source.dtype.names:
-                rows[name] = source[name]
+        rows = np.zeros(n_row, self.dtype)
+        for c in self.columns:
+            if c.name in values:
+                rows[c.name] = values.pop(c.name)
+            elif source is not None and c.name in source.dtype.names:
+                rows[c.name] = source[c.name]
+            elif c.numpy_dtype.kind == "f":
+                rows[c.name] = np.nan
+            elif c.null is not None:
+                rows[c.name] = c.null
         if values:
             raise KeyError(f"{self.name} has no column {sorted(values)}")
         return rows

@@ -10,7 +10,7 @@ catalogue is read through its recipe at once.
 import numpy as np
 
 from cannonkit import errors, schema, stream
-from cannonkit.stages.lookup import Lookup
+from cannonkit.stages.lookup import Lookup, strip_right
 
 BLOCK = 65536
 
@@ -20,8 +20,6 @@ class SurveyRows:
     that the table lacks is missing (NaN, null) everywhere. `at`: row from which the next ids are tried first."""
 
     def __init__(self, path, recipe, columns, selection=None):
-        from cannonkit import surveys
-
         self.path, self.recipe, self.at, self.lookup = str(path), recipe, 0, None
         self.source = self.table = None
         names = ("id", *(c for c in columns if c != "id"))
@@ -33,6 +31,8 @@ class SurveyRows:
                 self._open(source, names)
                 return
             source.close()
+        from cannonkit import surveys
+
         raw = surveys.read(path, recipe, selection)
         self.table = np.zeros(len(raw), self.dtype)
         _fill(self.table, raw, {n: n for n in names if n in raw.dtype.names})
@@ -68,11 +68,11 @@ class SurveyRows:
 
     def __call__(self, ids):
         """(found (n,) bool, rows (n,) structured; missing values where not found)."""
-        ids = np.char.rstrip(np.asarray(ids))
+        ids = strip_right(np.asarray(ids))
         n = len(ids)
         if self.source is not None and n and self.at + n <= self.n_row:
             rows = self._read(self.at, self.at + n)
-            if np.array_equal(np.char.rstrip(rows["id"]), ids) and np.all(ids != b""):
+            if np.array_equal(strip_right(rows["id"]), ids) and np.all(ids != b""):
                 self.at += n
                 return np.ones(n, bool), rows
         if self.lookup is None:
@@ -83,13 +83,20 @@ class SurveyRows:
         rows = np.zeros(n, self.dtype)
         _fill(rows, None, {})
         if found.any():
-            rows[found] = self.table[place[found]] if self.source is None else self._gather(place[found])
+            inside = self.table[place[found]] if self.source is None else self._gather(place[found])
+            _fill(rows, inside, {name: name for name in self.dtype.names}, found)
             self.at = int(place[found][-1]) + 1
         return found, rows
 
     def _read(self, start, stop):
-        rows = np.zeros(stop - start, self.dtype)
+        """Rows start to stop, as the file has them (big-endian) where it has every column."""
         columns = list(self.theirs.values())
+        if len(self.theirs) == len(self.dtype.names):
+            _, raw = next(iter(self.source.chunks(stop - start, columns, start, stop)))
+            fields = [raw.dtype.fields[self.theirs[n]] for n in self.dtype.names]
+            return raw.view(np.dtype({"names": self.dtype.names, "formats": [f[0] for f in fields],
+                                      "offsets": [f[1] for f in fields], "itemsize": raw.dtype.itemsize}))
+        rows = np.zeros(stop - start, self.dtype)
         for first, raw in self.source.chunks(stop - start, columns, start, stop):
             _fill(rows[first - start:first - start + len(raw)], raw, self.theirs)
         return rows
@@ -104,7 +111,7 @@ class SurveyRows:
             a, b = np.searchsorted(ordered, [start, stop])
             if a < b:
                 block = self._read(int(ordered[a]), int(ordered[b - 1]) + 1)
-                rows[order[a:b]] = block[ordered[a:b] - ordered[a]]
+                _fill(rows, block[ordered[a:b] - ordered[a]], {n: n for n in self.dtype.names}, order[a:b])
         return rows
 
     def close(self):
@@ -118,14 +125,14 @@ class SurveyRows:
         self.close()
 
 
-def _fill(rows, raw, names):
-    """Copy columns {ours: theirs} of `raw`; what it lacks is missing."""
+def _fill(rows, raw, names, where=slice(None)):
+    """Copy columns {ours: theirs} of `raw` into rows[where]; what it lacks is missing."""
     for ours in rows.dtype.names:
         if ours in names:
-            rows[ours] = raw[names[ours]]
+            rows[ours][where] = raw[names[ours]]
         elif rows.dtype[ours].kind == "f":
-            rows[ours] = np.nan
+            rows[ours][where] = np.nan
         elif rows.dtype[ours].kind == "i" and rows.dtype[ours].itemsize == 8 and ours != "reject":
-            rows[ours] = schema.NULL_ID
+            rows[ours][where] = schema.NULL_ID
         elif ours == "flag_survey":
-            rows[ours] = 1
+            rows[ours][where] = 1

@@ -166,11 +166,11 @@ class _Work:
 
 def flags_of_survey(recipe, of_survey, found, snr_min, rows):
     """{column: array} of the four flags of the survey's catalogue; cc-merge uses it too."""
-    from cannonkit.stages import flag
+    from cannonkit.stages import words
 
     word = recipe.catalogue.flags.get("flag_spectra")
     status = rows["spectrum_status"] if "spectrum_status" in rows.dtype.names else None
-    return flag.survey_flags(of_survey, found, snr_min, word is not None and word.boolean, status)._asdict()
+    return words.survey_flags(of_survey, found, snr_min, word is not None and word.boolean, status)._asdict()
 
 
 def recipe_record(recipe):

@@ -156,6 +156,7 @@ def _summed_notes(sources):
 
 def _catalogue(args):
     import contextlib
+    from concurrent.futures import ThreadPoolExecutor
 
     from cannonkit import errors, schema, stream
     from cannonkit.commands.flag import load_surveys, recipe_record, survey_sources
@@ -191,18 +192,22 @@ def _catalogue(args):
             best = _Best(files, args.best, names, n_row - stars.n_pair, header, sources, record, args.overwrite,
                          inputs, stars)
         counts = {}
-        with cli.Progress(n_row, "rows", args) as progress:
-            first = 0
+        with cli.Progress(n_row, "rows", args) as progress, ThreadPoolExecutor(1) as writer:
+            first, written = 0, None
             for one in inputs:
                 for _, rows in one.source.chunks(chunk):
                     made = one.catalogue_rows(table, rows, names)
                     stars.point(made, first)
-                    out.write(made)
+                    if written is not None:         # one chunk is written while the next is made
+                        written.result()
+                    written = writer.submit(out.write, made)
                     if best is not None:
                         best.add(made, rows, first, one)
                     one.count(made, counts)
                     first += len(rows)
                     progress.advance(len(rows))
+            if written is not None:
+                written.result()
         for one in inputs:
             one.check_found()
         out.note("NSTAR", n_row - stars.n_pair, "stars")

@@ -10,7 +10,7 @@ import numpy as np
 
 from cannonkit import schema
 from cannonkit.errors import DataError
-from cannonkit.stages import flag
+from cannonkit.stages import words
 from cannonkit.stages.lookup import Lookup
 
 # Catalogue column <- column of the flagged labels with final errors.
@@ -49,27 +49,18 @@ def catalogue_rows(table, labels, names, survey, flags, flag_id):
     Null ids that a survey writes as 0 or below become null; other_row and other_id are left to the caller.
     """
     found, of_survey = survey
-    rows = table.empty(len(labels))
-    have = labels.dtype.names
-    for ours, theirs in FROM_LABELS.items():
-        if theirs in have:
-            rows[ours] = labels[theirs]
+    values = {ours: labels[theirs] for ours, theirs in FROM_LABELS.items() if theirs in labels.dtype.names}
     for name in names:
         if name in schema.A1_NAMES:
-            rows[f"{schema.A1_NAMES[name]}Cann"] = labels[name]
-            rows[f"e_{schema.A1_NAMES[name]}Cann"] = labels[f"err_{name}"]
-    rows["r_chi_sq"] = reduced_chi2(labels["chi2"], labels["n_pix_used"], len(names))
-    rows["flag_id"] = flag_id
-    for name, values in flags.items():
-        rows[name] = values
-    have = of_survey.dtype.names
-    for ours, theirs in FROM_SURVEY.items():
-        if theirs in have:
-            rows[ours] = of_survey[theirs]
-    for name, a1 in schema.A1_NAMES.items():
-        for ours, theirs in ((a1, name), (f"e_{a1}", f"e_{name}")):
-            if theirs in have:
-                rows[ours] = of_survey[theirs]
+            values[f"{schema.A1_NAMES[name]}Cann"] = labels[name]
+            values[f"e_{schema.A1_NAMES[name]}Cann"] = labels[f"err_{name}"]
+    values["r_chi_sq"] = reduced_chi2(labels["chi2"], labels["n_pix_used"], len(names))
+    values["flag_id"] = flag_id
+    values.update(flags)
+    ours = {**FROM_SURVEY, **{a1: name for name, a1 in schema.A1_NAMES.items()},
+            **{f"e_{a1}": f"e_{name}" for name, a1 in schema.A1_NAMES.items()}}
+    values.update((a1, of_survey[name]) for a1, name in ours.items() if name in of_survey.dtype.names)
+    rows = table.rows(len(labels), **values)
     rows["reject"][~found] = schema.NULL_ID
     for name in ("dr2_source_id", "dr3_source_id"):
         rows[name][rows[name] <= 0] = schema.NULL_ID
@@ -153,7 +144,7 @@ def is_clean(rows, spectra_mask, sp_mask):
     """The paper's clean star for rows of a catalogue with one survey's masks: (n,) bool."""
     view = {"flag_cannon_dist": rows["flag_Cannon_dist"], **{n: rows[n] for n in (
         "flag_survey", "flag_snr", "flag_spectra", "flag_sp_aspcap")}}
-    return flag.is_clean(view, spectra_mask, sp_mask)
+    return words.is_clean(view, spectra_mask, sp_mask)
 
 
 # --- parts of an array job -----------------------------------------------------------------------------
