@@ -64,6 +64,9 @@ real: $(INSTALLED) ## real survey data from ../shared/data, into build/real
 	@if test -d $(SHARED)/data; then $(MAKE) --file tests/real.mk RUN=build/real DATA=$(SHARED)/data; \
 	else echo "make real: skipped, $(SHARED)/data is not there"; fi
 
+bench-full: $(INSTALLED) ## 437,445 made-up spectra piped into cc-infer: time, rate, memory (minutes)
+	python tests/bench/bench_infer.py
+
 # Other codes, for comparison only, each in a virtual environment of its own.
 peers: build/peers/annieslasso/.installed build/peers/specutils/.installed ## install the other codes
 
