@@ -13,7 +13,7 @@ Examples:
 from cannonkit import cli, config
 
 BLOCK = 32       # stars read and held together
-FEW = 8          # of them, in all the arithmetic before the next: their arrays stay in the processor's cache
+FEW = 16         # of them, decoded into arrays and computed before the next
 EXAMPLES = 5     # troubles shown in full
 
 
@@ -234,13 +234,12 @@ class _Work:
         visit_snr = np.array([s.snr for s in stars])
         out["snr_survey"] = np.where(out["visit"] > 0, visit_snr, rows.snr[source])
         work = self.local.__dict__.setdefault("work", resample.Workspace())
-        shape = FEW, self.plan.grid.wavelength.size
-        store = work.empty("flux32", shape, np.float32), work.empty("ivar32", shape, np.float32)
-        for at in range(0, len(stars), FEW):
+        for at in range(0, len(stars), FEW):        # with visits there can be many more than BLOCK
             few = slice(at, at + FEW)
             batch = resample.gather(self.plan, stars[few], work)
-            n = len(batch.status)
-            result = resample.resample(self.plan, batch, work, (store[0][:n], store[1][:n]))
+            shape = len(batch.status), self.plan.grid.wavelength.size
+            store = work.empty("flux32", shape, np.float32), work.empty("ivar32", shape, np.float32)
+            result = resample.resample(self.plan, batch, store)
             for name in ("snr", "n_bad", "status", "flux", "ivar"):
                 out[name][few] = getattr(result, name)
         messages = [(rows.id[k], s.messages) for s, k in zip(stars, source, strict=True) if s.messages]

@@ -12,6 +12,7 @@ import numpy as np
 
 from cannonkit import errors
 from cannonkit.kernels import normalise as kernel
+from cannonkit.kernels import to_grid
 from cannonkit.stages import wavelength as media
 
 
@@ -28,6 +29,13 @@ class Continuum:
     percentile: float
     weighted: bool
     least: int
+
+    def for_kernel(self):
+        """The arguments of kernels.to_grid from `continuum` to `weighted`."""
+        how = {"none": to_grid.NONE, "polynomial": to_grid.FIT, "sincos": to_grid.FIT}.get(self.method,
+                                                                                         to_grid.RUNNING)
+        percentile = self.percentile if self.method == "percentile" else 0.0
+        return (how, self.segments, self.basis, self.chosen, self.width, percentile, self.least, self.weighted)
 
     def describe(self):
         """One line for the header."""
@@ -134,13 +142,12 @@ def normalise(flux, ivar, continuum):
     ivar 0 = masked, flux there becomes 1; NaN is not allowed (stages.resample has removed it). A segment that
     cannot be fitted is masked. Returns (n_star,) int64, the number of segments that failed in each star."""
     failed = np.zeros(flux.shape[0], np.int64)
-    if continuum.method in ("polynomial", "sincos"):
-        kernel.fit(flux, ivar, continuum.segments, continuum.basis, continuum.chosen, continuum.least,
-                   continuum.weighted, failed)
-    elif continuum.method in ("percentile", "gaussian"):
-        percentile = continuum.percentile if continuum.method == "percentile" else 0.0
-        kernel.running(flux, ivar, continuum.segments, continuum.wavelength, continuum.chosen,
-                       continuum.width, percentile, continuum.least, continuum.weighted, failed)
+    how, segments, basis, chosen, width, percentile, least, weighted = continuum.for_kernel()
+    if how == to_grid.FIT:
+        kernel.fit(flux, ivar, segments, basis, chosen, least, weighted, failed)
+    elif how == to_grid.RUNNING:
+        kernel.running(flux, ivar, segments, continuum.wavelength, chosen, width, percentile, least, weighted,
+                       failed)
     return failed
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from cannonkit import bitmasks, errors
 from cannonkit.kernels import resample as kernel
+from cannonkit.kernels import to_grid
 from cannonkit.stages import normalise as continuum_stage
 from cannonkit.stages import wavelength as media
 
@@ -221,34 +222,28 @@ class Resampled:
     status: np.ndarray
 
 
-def resample(plan, batch, workspace=None, store=None):
+def resample(plan, batch, store=None):
     """Clean, resample, normalise and measure a Batch; its flux array is overwritten where it is no number.
 
-    store: two (n_star, n_pix) float32 arrays for the result's flux and ivar (None: new ones). The result does
-    not use the workspace otherwise.
+    store: two (n_star, n_pix) float32 arrays for the result's flux and ivar (None: new ones).
     """
-    work = workspace or Workspace()
     masks, done = plan.spectra.masks, plan.spectra.normalise.method == "none"
-    n_star, n_pix = batch.n_in.shape[0], plan.grid.wavelength.size
+    grid, continuum = plan.grid, plan.continuum
+    n_star, n_pix = batch.n_in.shape[0], grid.wavelength.size
     never = np.inf
     spike = never if masks.spike is None else float(masks.spike)
-    ivar = work.empty("ivar", batch.flux.shape)
-    invalid = np.zeros(n_star, np.int64)
-    kernel.clean(batch.flux, batch.error, batch.bits, batch.n_in, plan.error_kind, masks.bad_bits,
-                 spike if done else never, masks.spike_sigma, masks.error_below, ivar, invalid)
-    flux, weight = work.empty("out flux", (n_star, n_pix)), work.empty("out ivar", (n_star, n_pix))
-    grid = plan.grid
-    kernel.resample(batch.flux, ivar, batch.n_in, batch.scale, batch.start, batch.step, batch.factor,
-                    batch.listed, alignment(plan, batch), kernel.METHODS[plan.spectra.method],
-                    grid.wavelength, grid.low, grid.high, grid.pieces, plan.source, flux, weight)
-    failed = continuum_stage.normalise(flux, weight, plan.continuum)
     if store is None:
         store = np.empty((n_star, n_pix), np.float32), np.empty((n_star, n_pix), np.float32)
     out = Resampled(*store, np.empty(n_star), np.empty(n_star, np.int64), batch.status.copy())
-    n_good = np.empty(n_star, np.int64)
-    kernel.finish(flux, weight, plan.dead, grid.wavelength, plan.observed, batch.doppler,
-                  never if done else spike, masks.spike_sigma, masks.error_above,
-                  out.flux, out.ivar, out.snr, out.n_bad, n_good)
+    n_good, invalid, failed = (np.empty(n_star, np.int64) for _ in range(3))
+    to_grid.to_grid(batch.flux, batch.error, batch.bits, batch.n_in, plan.error_kind, masks.bad_bits,
+                    spike if done else never, masks.spike_sigma, masks.error_below,
+                    batch.scale, batch.start, batch.step, batch.factor, batch.listed, alignment(plan, batch),
+                    kernel.METHODS[plan.spectra.method],
+                    grid.wavelength, grid.low, grid.high, grid.pieces, plan.source,
+                    *continuum.for_kernel(),
+                    plan.dead, plan.observed, batch.doppler, never if done else spike, masks.error_above,
+                    out.flux, out.ivar, out.snr, out.n_bad, n_good, invalid, failed)
     out.status[failed > 0] |= STATUS.NORMALISATION_FAILED
     out.status[invalid > BAD_VALUES * np.maximum(batch.n_in.sum(axis=1), 1)] |= STATUS.BAD_VALUES
     few = (n_good < max(1, plan.spectra.least_pixels)) & (batch.n_in.sum(axis=1) > 0)

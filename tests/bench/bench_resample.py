@@ -98,6 +98,22 @@ def bench_apstar():
                            "1,2,3")
 
 
+def bench_apstar_real():
+    """The same with the one real apStar file (DR17: float64, 5 rows), 5,000 links to it."""
+    source = SHARED / "apogee_spectra" / "apStar-dr17-2M17335483-2753043.fits"
+    if not source.is_file():
+        print(f"skipped: {source} is not there")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        files = [folder / f"{k:06d}.fits" for k in range(APSTAR_FILES)]
+        for file in files:
+            os.symlink(source, file)
+        write_table(folder / "table.csv", [f.name for f in files])
+        yield from compare(f"{APSTAR_FILES} apStar files (real)", folder, folder / "table.csv", "apogee_dr16", files,
+                           "1,2,3")
+
+
 SPECUTILS = """
 import sys, time, warnings
 import numpy as np
