@@ -223,7 +223,7 @@ def labels_table(names, units=None, id_width=ID_WIDTH):
         Column("snr_cannon", "f4", "", "median of flux / sqrt(1/ivar + s2), as earlier Cannon codes give it"),
         Column("n_pix_used", "i4", "", "pixels in the fit"),
         Column("n_pix_bad", "i4", "", "pixels left out because of NaN flux or invalid ivar"),
-        Column("n_iter", "i4", "", "iterations of the fit"),
+        Column("n_iter", "i4", "", "iterations of the fit, from all starts together"),
         Column("status", "i4", "", "what is wrong with the fit, bits STATnn of this header; 0 = nothing"),
         Column("spectrum_status", "i4", "", "status word of the input spectrum, bits SPECnn; 0 = nothing"),
         *second_minimum_columns(names, units),
