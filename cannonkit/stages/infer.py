@@ -188,6 +188,9 @@ def prepare(model, *, solver="auto", starts=0, seed=1, max_iter=50, margin=0.5, 
     if solver not in SOLVERS:
         raise DataError(f"solver {solver!r}: expected one of {', '.join(SOLVERS)}")
     names, powers = model.label_names, np.asarray(model.powers, dtype=np.int64)
+    flat = [n for n, width in zip(names, model.scale, strict=True) if not (np.isfinite(width) and width > 0)]
+    if flat:
+        raise DataError(f"the model's training labels do not vary in {', '.join(flat)}: p97.5 is not above p2.5")
     usable = np.asarray(model.usable)
     theta, s2 = np.asarray(model.theta, np.float64), np.asarray(model.s2, np.float64)
     if not np.isfinite(theta[usable]).all() or not (s2[usable] >= 0).all():

@@ -390,6 +390,8 @@ def test_refused(rng):
     rows = as_rows(flux, ivar, 4)
     with pytest.raises(DataError, match="'ivar'"):
         infer.prepare(model).fit_rows(rows[["id", "flux"]])
+    with pytest.raises(DataError, match="do not vary in logg"):
+        infer.prepare(replace(model, high=np.where([0, 1, 0], model.low, model.high)))
     broken = replace(model, theta=model.theta.copy())
     broken.theta[np.flatnonzero(model.usable)[0], 2] = np.nan
     with pytest.raises(DataError, match="not finite"):
