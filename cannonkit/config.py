@@ -235,6 +235,7 @@ class Errors:
                              "unbiased", choices=("paper", "unbiased"))
     error_model: str = setting("paper", "paper (one factor, precision by S/N) or full (functions of S/N, Teff, "
                                "log g and [Fe/H])", choices=("paper", "full"))
+    full_pairs: int = setting(50000, "the full model is fitted to at most so many pairs, drawn at random", low=100)
     pairs: str = setting("group", "weight of a pair in a group of n spectra: group (2/n) or all (1, as the paper)",
                          choices=("group", "all"))
     draws: int = setting(100, "bootstrap draws over stars", low=2, high=100000)

@@ -131,6 +131,10 @@ class Source:
                 first += len(raw)
         self._finish(start, stop)
 
+    def rows(self, start, stop, columns=None):
+        """Rows start to stop of a file (there must be some), read at once; big-endian, as `chunks` yields them."""
+        return self.hdu.table.decode(next(self._raw_chunks(stop - start, start, stop)), columns)
+
     def read(self, columns=None):
         """All rows, native byte order."""
         parts = [np.array(rows) for _, rows in self.chunks(None, columns)]
@@ -661,13 +665,24 @@ def write_bytes(path, data, overwrite=False):
         target.close()
 
 
+_finished = []
+
+
+def finished(forget=False):
+    """Products written since the last call with `forget`: [{file, product, rows, counts}], in order."""
+    done = list(_finished)
+    if forget:
+        _finished.clear()
+    return done
+
+
 class Output:
     """A product being written; see `create`. `write` takes row chunks in order, `note` values for END."""
 
     def __init__(self, path, product, table, n_row, extensions, header, sources, record, overwrite, row_header):
         if product not in schema.PRODUCTS:
             raise errors.InternalError(f"unknown product {product!r}")
-        self.table, self.n_row, self.sources = table, int(n_row), sources
+        self.table, self.n_row, self.sources, self.product = table, int(n_row), sources, product
         self._dtype, self._written, self._notes = table.dtype, 0, {}
         self._sums, self._total = [], fits.Sum()
         if path != "-":
@@ -754,6 +769,8 @@ class Output:
                 self._notes[f"INS{i}_{j}"] = (f"{name} {value}", f"DATASUM of input {i}")
         self.target.write(fits.table_hdu(schema.END, rows, self._notes))
         self.target.commit()
+        counts = {comment or key: value for key, (value, comment) in self._notes.items() if not key.startswith("INS")}
+        _finished.append({"file": self.target.path, "product": self.product, "rows": self.n_row, "counts": counts})
 
     def __enter__(self):
         return self

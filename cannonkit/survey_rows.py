@@ -92,13 +92,12 @@ class SurveyRows:
         """Rows start to stop, as the file has them (big-endian) where it has every column."""
         columns = list(self.theirs.values())
         if len(self.theirs) == len(self.dtype.names):
-            _, raw = next(iter(self.source.chunks(stop - start, columns, start, stop)))
+            raw = self.source.rows(start, stop, columns)
             fields = [raw.dtype.fields[self.theirs[n]] for n in self.dtype.names]
             return raw.view(np.dtype({"names": self.dtype.names, "formats": [f[0] for f in fields],
                                       "offsets": [f[1] for f in fields], "itemsize": raw.dtype.itemsize}))
         rows = np.zeros(stop - start, self.dtype)
-        for first, raw in self.source.chunks(stop - start, columns, start, stop):
-            _fill(rows[first - start:first - start + len(raw)], raw, self.theirs)
+        _fill(rows, self.source.rows(start, stop, columns), self.theirs)
         return rows
 
     def _gather(self, place):

@@ -106,7 +106,7 @@ def _calibrate(args):
                 snr, best = table.snr[other], table.snr[best_row]
             points, paper, unbiased = stage.precision(value, snr, best, settings.snr_bins, settings.smallest_bin)
             measured.append((name, factor, scale, paper, unbiased, points, len(value)))
-        models = _full_models(differences, table, pairs, measured, args.threads) if settings.error_model == "full" \
+        models = _full_models(differences, table, pairs, measured, settings, args.threads) if settings.error_model == "full" \
             else [None] * len(measured)
         for parts, model in zip(measured, models, strict=True):
             calibration.add(*parts, model)
@@ -128,14 +128,21 @@ def _calibrate(args):
     return 0
 
 
-def _full_models(differences, table, pairs, measured, threads):
+def _full_models(differences, table, pairs, measured, settings, threads):
     """The full error model of every label, the labels spread over the threads (NumPy works outside Python's
     lock; each label is by itself, so the answer does not depend on the threads)."""
     from concurrent.futures import ThreadPoolExecutor
 
+    import numpy as np
+
     from cannonkit.stages import error_model
 
     axes, x = table.axes()
+    if len(pairs[0]) > settings.full_pairs:
+        rng = np.random.default_rng(settings.seed)
+        some = np.sort(rng.choice(len(pairs[0]), settings.full_pairs, replace=False))
+        differences, pairs = differences.only(some), (pairs[0][some], pairs[1][some])
+        cli.log(f"the full model is fitted to {len(some)} pairs")
     first, second = x[pairs[0]], x[pairs[1]]
 
     def fit(k):

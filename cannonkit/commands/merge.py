@@ -49,7 +49,8 @@ def build_parser():
     add_survey_options(catalogue)
     catalogue.add_argument("--best", metavar="FILE",
                            help="write one row per star as well: the inverse-variance mean where it has two")
-    catalogue.add_argument("--chunk", type=int, default=16384, metavar="ROWS", help="rows in memory at a time")
+    catalogue.add_argument("--chunk", type=int, default=2048, metavar="ROWS",
+                           help="rows in memory at a time; the result does not depend on it (default: 2048)")
     cli.add_output_options(catalogue)
     cli.add_settings(catalogue, config.Merge)
     return parser
