@@ -134,6 +134,9 @@ def _add_common_options(parser):
                        help="no progress and no counts on standard error, only warnings and errors")
     group.add_argument("--debug", action="store_true", default=argparse.SUPPRESS,
                        help="show a traceback with an error")
+    group.add_argument("--report", choices=("json",), default=argparse.SUPPRESS,
+                       help="end with a line of JSON: exit code, outputs with their rows and counts, seconds; on "
+                       "standard error where standard output carries FITS or a report")
 
 
 def add_output_options(parser, many=False):
@@ -480,11 +483,14 @@ def main(parser, run, argv=None):
         from cannonkit import process
 
         process.start()
-    args = None
+    if "cannonkit.stream" in sys.modules:
+        sys.modules["cannonkit.stream"].finished(forget=True)
+    args, started = None, time.monotonic()
     try:
         try:
             args = parser.parse_args(argv)
             code = _run(parser, run, args, argv, own)
+            _report(args, started, code)
         finally:
             if _state["bar"] is not None:
                 _state["bar"].__exit__()
@@ -496,6 +502,8 @@ def main(parser, run, argv=None):
         debug = args.__dict__.get("debug", False) if args is not None else "--debug" in argv
         from cannonkit import process
 
+        if args is not None and isinstance(error, Exception):
+            _report(args, started, *process.meaning(error))
         return process.failure(error, debug, own)
     finally:
         _state.update(before)
@@ -527,6 +535,24 @@ def _run(parser, run, args, argv, own):
         threads = "1 thread" if args.threads == 1 else f"{args.threads} threads"
         log(f"done in {time.monotonic() - started:.1f} s on {threads}")
     return code
+
+
+def _report(args, started, code, error=None):
+    """--report json: what happened, in one line for scripts. The outputs are those that are whole."""
+    if getattr(args, "report", None) is None:
+        return
+    import json
+
+    stream = sys.modules.get("cannonkit.stream")
+    report = {"command": args.command_name, "code": code, "error": error and one_line(error),
+              "seconds": round(time.monotonic() - started, 3), "threads": args.threads,
+              "outputs": stream.finished() if stream else []}
+    to = sys.stderr if "-" in _outputs(args) or not _outputs(args) else sys.stdout
+    try:
+        to.write(json.dumps(report) + "\n")
+        to.flush()
+    except (ValueError, AttributeError):
+        pass
 
 
 def _outputs(args):

@@ -571,3 +571,27 @@ def test_start_is_quick(toy):
         toy("--help")
         best = min(best, time.perf_counter() - before)
     assert best < 0.5
+
+
+def test_report_for_scripts(command, tmp_path, rng):
+    """--report json: on standard output, or standard error where FITS goes there; failures too."""
+    import json
+
+    import products
+
+    labels = products.training_labels(rng, 70)
+    rows = products.label_rows(products.star_names(70), products.star_names(70), labels, products.covariance(rng, 70),
+                               rng.uniform(30, 90, 70))
+    products.write_labels(tmp_path / "l.fits", rows)
+    products.write_model(tmp_path / "m.fits", rng)
+    line = ["flag", tmp_path / "l.fits", "-m", tmp_path / "m.fits", "--quiet", "--report", "json", "-o"]
+    done = command(*line, tmp_path / "f.fits")
+    report = json.loads(done.out)
+    assert (report["code"], report["error"], done.err) == (0, None, "")
+    assert report["outputs"][0]["file"] == str(tmp_path / "f.fits") and report["outputs"][0]["rows"] == 70
+    assert report["outputs"][0]["counts"]["stars with flag_cannon_dist"] >= 0 and report["seconds"] > 0
+    done = command(*line, "-")
+    assert done.out.startswith(b"SIMPLE") and json.loads(done.err)["outputs"][0]["file"] == "-"
+    done = command(*line, tmp_path / "f.fits")
+    report = json.loads(done.out)
+    assert report["code"] == done.code == 73 and report["outputs"] == [] and report["error"] in done.err
