@@ -20,7 +20,7 @@ TESTS ?= tests
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install venv demo test faults slurm lint bench peers real clean
+.PHONY: help install venv demo test faults slurm man lint bench peers real clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\)[a-z ]*:.*## /\1\t/p' Makefile | expand -t 10
@@ -52,7 +52,11 @@ faults: $(INSTALLED) ## the fault table at its full counts, and how it went
 	    tests/test_cache.py tests/stages/test_crossmatch.py tests/test_slurm.py
 
 slurm: $(INSTALLED) ## the pipeline as array jobs on a real Slurm of two virtual nodes
-	python -m pytest -q -s tests/test_slurm.py
+	CANNONKIT_SLURM=1 python -m pytest -q -s tests/test_slurm.py
+
+man: $(INSTALLED) ## man pages and shell completion, into build/man and build/completion
+	python -m cannonkit.manual build/man
+	python -m cannonkit.manual --completion build/completion
 
 lint: $(INSTALLED) ## ruff
 	ruff check .
