@@ -106,8 +106,9 @@ def _calibrate(args):
                 snr, best = table.snr[other], table.snr[best_row]
             points, paper, unbiased = stage.precision(value, snr, best, settings.snr_bins, settings.smallest_bin)
             measured.append((name, factor, scale, paper, unbiased, points, len(value)))
-        models = _full_models(differences, table, pairs, measured, settings, args.threads) if settings.error_model == "full" \
-            else [None] * len(measured)
+        models = [None] * len(measured)
+        if settings.error_model == "full":
+            models = _full_models(differences, table, pairs, measured, settings, args.threads)
         for parts, model in zip(measured, models, strict=True):
             calibration.add(*parts, model)
         against = bool(settings.against)

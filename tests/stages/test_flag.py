@@ -177,3 +177,17 @@ def test_lookup():
         Lookup(np.array([b"a", b"b", b"a "], "S4"), "catalogue")
     assert Lookup(np.array([b"a", b"b", b"a"]), unique=False).find(np.array([b"a"])).tolist() == [0]
     assert Lookup(np.zeros(0, "S4")).find(np.array([b"a"])).tolist() == [-1]
+
+
+@pytest.mark.parametrize("bits", [0, 1, 3])
+def test_lookup_is_right_where_hashes_collide(monkeypatch, bits):
+    from cannonkit.stages import lookup
+    honest = lookup._hash
+    monkeypatch.setattr(lookup, "_hash", lambda names: honest(names) & np.uint64(bits))
+    names = np.array([b"n%d" % k for k in range(40)])
+    table = Lookup(names[::-1])
+    asked = np.concatenate([names[5:30:2], [b"", b"no"]])
+    assert table.find(asked).tolist() == [39 - k for k in range(5, 30, 2)] + [-1, -1]
+    with pytest.raises(DataError, match="'n3' stands in rows 3 and 40 .1 such"):
+        Lookup(np.append(names, b"n3"))
+    assert Lookup(np.append(names, b"n3"), unique=False).find(np.array([b"n3"])).tolist() == [3]
