@@ -51,6 +51,9 @@ def run(args):
 def _describe(path, args):
     from cannonkit import provenance, stream
 
+    known = _describe_spectra(path) if str(path) != "-" else None
+    if known:
+        return known
     with stream.open_source(path, verify=True) as source:
         if source.product is None:
             return _describe_foreign(source, args)
@@ -73,6 +76,53 @@ def _describe(path, args):
         if args.tree:
             lines += ["  " + line for line in provenance.tree(records)]
     return lines
+
+
+def _describe_spectra(path):
+    """Lines for a foreign file of spectra or images: its HDUs, and what our readers would make of it.
+
+    None for anything that has only tables, is ours, or is no whole FITS file: others say what that is.
+    """
+    import os
+
+    from cannonkit import errors, fits, readers
+
+    try:
+        fd = fits.open_fd(path)
+        try:
+            hdus = fits.walk(fd, str(path))
+        finally:
+            os.close(fd)
+    except errors.DataError:
+        return None
+    images = [h for h in hdus if h.kind == "image" and h.data_size]
+    if "CKFORMAT" in hdus[0].header or not images:
+        return None
+    layout, detail = "", ""
+    try:
+        with readers.File(os.fspath(path), str(path)) as file:
+            layout = readers.layout_of(file)
+        if layout == "apstar":      # two combinations of the visits, then the visits; or one spectrum
+            rows = hdus[1].axes[1] if len(hdus[1].axes) == 2 else 1
+            detail = f": the combined spectrum and {rows - 2} visits" if rows > 2 else ": one spectrum"
+    except readers.Trouble as trouble:
+        detail = f" ({trouble})"
+    if not layout and any(h.kind == "table" for h in hdus):
+        return None
+    lines = [f"{path}: FITS, not a cannonkit product, structure whole; {len(hdus)} HDUs"]
+    if layout in readers.NAMES:
+        reads = "cc-resample reads it with a recipe of" if layout in _LAYOUTS else "not read by cc-resample:"
+        lines.append(f"  {readers.NAMES[layout]}; {reads} layout {layout}{detail}")
+    else:
+        lines.append("  of no survey's layout that is known: a recipe with layout generic can say where flux and "
+                     f"error stand{detail}")
+    for h in hdus:
+        shape = " x ".join(map(str, h.axes)) if h.data_size else "no data"
+        lines.append(f"  {h.index} {h.name or '(no name)'}: {h.kind}, {shape}")
+    return lines
+
+
+_LAYOUTS = ("apstar", "aspcapstar", "galah_dr3", "galah_dr4")
 
 
 def _describe_foreign(source, args):
