@@ -74,6 +74,11 @@ class Targets:
         if self._names is None:
             self._mapping = Mapping(self.survey, table.columns, surveys.table_place(table),
                                     selection or "catalogue")
+            if "spectrum" in fields and self._mapping.spectrum is None:
+                if not self.survey.catalogue.spectrum:
+                    raise errors.ConfigError("the recipe's catalogue has no template `spectrum`, "
+                                             "which the file names of its spectra need")
+                self._mapping.columns.template(self.survey.catalogue.spectrum, "spectrum")     # says what is missing
             self._chosen, _, self.counts = surveys.chosen_rows(table, self._mapping)
             self.n_row = len(self._chosen)
             widths = {n: self._mapping.dtype[n].itemsize for n in ("id", "star_id", "spectrum")}

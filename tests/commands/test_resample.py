@@ -274,6 +274,17 @@ def test_a_survey_catalogue_through_its_recipe(survey, tmp_path, inside):
         assert (rows[select]["status"] == 0).all()
 
 
+def test_a_catalogue_that_names_no_files(survey, tmp_path, inside, capfd):
+    n = 3
+    floats = {c: np.full(n, 1.0, "f4") for c in ("TEFF", "LOGG", "M_H", "ALPHA_M", "VMICRO", "VMACRO")}
+    Table({"APOGEE_ID": ["a", "b", "c"], "SNR": np.ones(n, "f4"), "STARFLAG": np.zeros(n, "i4"),
+           "ASPCAPFLAG": np.zeros(n, "i4"), "EXTRATARG": np.zeros(n, "i2"), **floats}).write(tmp_path / "in.fits")
+    assert inside("resample", tmp_path / "in.fits", "--recipe", "apogee_dr16", "--root", survey,
+                  "-o", tmp_path / "o.fits") == 65
+    err = capfd.readouterr().err
+    assert "spectrum: no column" in err and "'FILE'" in err and not (tmp_path / "o.fits").exists()
+
+
 # --- real spectra ---------------------------------------------------------------------------------
 
 
