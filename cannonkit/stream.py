@@ -70,6 +70,7 @@ class Source:
     # both kinds of input fill these
     header = None
     hdu = None
+    seekable = True                  # False: the rows can be read once only
 
     @property
     def table(self):
@@ -292,6 +293,8 @@ def _as_int(value):
 
 class _PipeSource(Source):
     """One of our products from a pipe: front to back, sums checked on the way, END at last."""
+
+    seekable = False
 
     def __init__(self, name, fd, header, header_bytes, selector=None):
         super().__init__(name, selector)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cannonkit import errors, schema, surveys
+from cannonkit import errors, schema, stream, surveys
 from cannonkit.stages.catalogue import Mapping
 
 FIELD = re.compile(r"\{(\w+)\}")
@@ -43,7 +43,7 @@ class Targets:
     """
 
     def __init__(self, path, survey, selection="", labels=()):
-        self.survey, self.label_names = survey, tuple(labels)
+        self.survey, self.label_names, self._kept = survey, tuple(labels), None
         self._table = surveys.open_table(path, survey.catalogue.hdu if str(path) != "-" else None)
         try:
             self._open(selection)
@@ -114,8 +114,16 @@ class Targets:
         self._require(column)
         return None
 
+    def keep(self, size, start, stop):
+        """Where TABLE is a pipe, read these rows now, so that `chunks` can give them more than once."""
+        if isinstance(self._table, stream.Source) and not self._table.seekable:
+            self._kept = list(self.chunks(size, start, stop))
+
     def chunks(self, size, start=0, stop=None):
         """Yield (number of the first row, Rows) of `size` rows at most, in order."""
+        if self._kept is not None:
+            yield from self._kept
+            return
         stop = self.n_row if stop is None else min(stop, self.n_row)
         if start >= stop:
             return

@@ -55,14 +55,14 @@ def run(args):
     plan = resample.prepare(spectra, _continuum_list(args, spectra))
     if not os.path.isdir(args.root):
         raise errors.NoInputError(f"{args.root}: no such directory (--root)")
-    if args.find_continuum:
-        stream.check_target(args.find_continuum, args.overwrite, [args.input])
     labels = ()
     if args.find_continuum:
+        stream.check_target(args.find_continuum, args.overwrite or args.resume, [args.input])
         labels = tuple(n for n, x in survey.catalogue.labels.items() if not x.optional)
     record = {**cli.record(args, settings), "recipe": recipe.as_dict(spectra), "select": args.select}
     with Targets(args.input, survey, args.select, labels) as targets:
-        if args.resume and resume.is_done(args.output, record, targets.sources):
+        lacking = args.find_continuum and not os.path.exists(args.find_continuum)
+        if args.resume and not lacking and resume.is_done(args.output, record, targets.sources):
             cli.log(f"{args.output}: is there, whole, from the same inputs and settings: nothing to do")
             return
         for what, count in targets.counts.items():
@@ -75,6 +75,8 @@ def run(args):
         work = _Work(args, settings, targets, plan, start, stop)
         try:
             table = schema.spectra_table(n_pix, targets.file_width)
+            if settings.visits != "combined" or args.find_continuum:
+                targets.keep(BLOCK, start, stop)
             n_row = work.count_rows()
             finder = normalise.Finder(n_pix, len(labels)) if args.find_continuum else None
             scaling = work.label_scaling() if finder else None
@@ -207,10 +209,16 @@ class _Work:
         return total
 
     def label_scaling(self):
-        """(centre, spread) of the labels over all rows, for --find-continuum."""
+        """(centre, spread) of the labels over all rows, for --find-continuum. Raises DataError."""
         import numpy as np
 
+        from cannonkit import errors
+
         labels = np.concatenate([rows.labels for _, rows in self.targets.chunks(4096, self.start, self.stop)])
+        missing = np.isnan(labels).all(axis=0)
+        if missing.any():
+            name = self.targets.label_names[int(np.argmax(missing))]
+            raise errors.DataError(f"{self.targets.name}: no row has a valid {name}, which --find-continuum needs")
         centre = np.nanmean(labels, axis=0)
         return centre, np.maximum(np.nanstd(labels, axis=0), 1e-9 * np.abs(centre) + 1e-12)
 

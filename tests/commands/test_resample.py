@@ -247,6 +247,22 @@ def test_a_training_product_row_for_row(survey, tmp_path, inside):
                   "-o", tmp_path / "m.fits") == 65
 
 
+def test_a_training_product_from_a_pipe_when_it_is_needed_twice(survey, tmp_path, inside, command):
+    """Visits are counted first, and labels are scaled first: the rows of a pipe are kept for that."""
+    training(tmp_path / "t.fits", survey)
+    data = (tmp_path / "t.fits").read_bytes()
+    more = ["--recipe", "apogee_dr16", "--root", survey, "--visits", "all"]
+    assert inside("resample", tmp_path / "t.fits", *more, "-o", tmp_path / "file.fits") == 0
+    done = command("resample", "-", *more, "-o", tmp_path / "pipe.fits", stdin=data)
+    assert done.code == 0, done
+    assert rows_of(tmp_path / "pipe.fits").tobytes() == rows_of(tmp_path / "file.fits").tobytes()
+    done = command("resample", "-", *more, "-o", tmp_path / "cut.fits", stdin=data[:-3000])
+    assert done.code == 65 and not (tmp_path / "cut.fits").exists(), done
+    assert inside("resample", tmp_path / "t.fits", *more, "--find-continuum", tmp_path / "c.csv",
+                  "-o", tmp_path / "c.fits") == 65              # its labels are missing
+    assert not (tmp_path / "c.csv").exists() and not (tmp_path / "c.fits").exists()
+
+
 def test_a_survey_catalogue_through_its_recipe(survey, tmp_path, inside):
     """Rows of a selection: here one of two rows of a star is a duplicate."""
     n = 6
