@@ -39,6 +39,7 @@ UNUSABLE = TOO_FEW_STARS | ALL_MASKED
 MAX_STEP = 12        # Newton steps with one M
 MAX_REFRESH = 60     # new M per minimum
 MAX_POLISH = 6       # of them, with Newton steps; then the slower search
+FEW = 10             # effective stars per term below which the profile is scanned itself
 MAX_SWEEP = 100000   # of coordinate descent
 LASSO_TOLERANCE = 1e-9
 
@@ -391,24 +392,25 @@ def _search(block, basis, todo, n_todo, work, memory, left):
 
 
 @njit(cache=True)
-def _converge(rule, block, basis, rules, first, todo, n_todo, work, theta_tolerance, s2_tolerance, ready):
+def _converge(rule, block, basis, rules, first, todo, n_todo, work, memory, tolerances, ready, bracketed):
     """Go from the present s2 to the minimum of its basin. `ready`: the factors and theta are there already.
 
-    Plain likelihood polishes; where that has not settled after MAX_POLISH new M, where coefficients are
-    penalised, and for restricted likelihood (whose trace belongs to M), s2 is searched with M made anew.
+    Plain likelihood polishes (tolerances: see _polish); where that has not settled after MAX_POLISH new M, where
+    coefficients are penalised, and for restricted likelihood (whose trace belongs to M), s2 is searched with M
+    made anew. memory: see _search; `bracketed`: it holds brackets of the root, to be kept to.
     """
     n_block = block.s2.shape[0]
     now = np.empty(n_block, np.int64)
     left = np.empty(n_block, np.int64)
     now[:n_todo] = todo[:n_todo]
     n_now = n_todo
-    memory = np.empty((n_block, 5))
-    _forget(memory, todo, n_todo)
+    if not bracketed:
+        _forget(memory, todo, n_todo)
     trace_at = np.full(n_block, -1.0)
     if ready:
         for a in range(n_todo):
             trace_at[todo[a]] = block.s2[todo[a]]
-    polished = rules.penalty.shape[0] == 0 and rule != REML
+    polished = rules.penalty.shape[0] == 0 and rule != REML and not bracketed
     for turn in range(MAX_REFRESH):
         if not ready:
             _normal_equations(block, basis, now, n_now, work)
@@ -417,7 +419,7 @@ def _converge(rule, block, basis, rules, first, todo, n_todo, work, theta_tolera
                 _renew_traces(block, basis, now, n_now, work, trace_at)
         ready = False
         if polished and turn < MAX_POLISH:
-            n_now = _polish(block, basis, now, n_now, work, theta_tolerance, s2_tolerance, left)
+            n_now = _polish(block, basis, now, n_now, work, tolerances[0], tolerances[1], left)
         else:
             n_now = _search(block, basis, now, n_now, work, memory, left)
         now[:n_now] = left[:n_now]
@@ -476,47 +478,125 @@ def _fit_block(rule, block, basis, rules, first, todo, n_todo, work):
             s2[todo[a]] = scatter.median_rule(block.ivar[todo[a]], work.two[a])
         return
 
-    now = np.empty(n_block, np.int64)
     n_candidate = np.zeros(n_block, np.int64)
     at_zero = np.zeros(n_block, np.bool_)
-    low = np.zeros(scatter.MAX_CANDIDATE)
-    high = np.zeros(scatter.MAX_CANDIDATE)
+    low = np.zeros((n_block, scatter.MAX_CANDIDATE))
+    high = np.zeros((n_block, scatter.MAX_CANDIDATE))
     start = np.zeros((n_block, scatter.MAX_CANDIDATE))
     best = np.full(n_block, np.inf)
     best_s2 = np.zeros(n_block)
     best_theta = theta.copy()
-    largest = 0
+    few = np.empty(n_block, np.int64)
+    n_few = 0
+    exactly = np.zeros(n_block, np.bool_)
     for a in range(n_todo):
         p = todo[a]
         ivar, residual = block.ivar[p], work.two[a]
-        n_candidate[p], at_zero[p] = scatter.scan(ivar, residual, block.trace[p], block.n_fitted[p], low, high)
-        largest = max(largest, n_candidate[p])
+        n_candidate[p], at_zero[p] = scatter.scan(ivar, residual, block.trace[p], block.n_fitted[p], low[p], high[p])
         for c in range(n_candidate[p]):
-            start[p, c] = scatter.root(ivar, residual, block.trace[p], low[c], high[c], np.sqrt(low[c] * high[c]))
+            start[p, c] = scatter.root(ivar, residual, block.trace[p], low[p, c], high[p, c],
+                                       np.sqrt(low[p, c] * high[p, c]))
+        _, _, sum_w, sum_w2 = scatter.moments(ivar, residual, 0.0)
+        if sum_w * sum_w < FEW * block.n_fitted[p] * sum_w2:
+            exactly[p] = True
+            few[n_few] = p
+            n_few += 1
     for a in range(n_todo):
         p = todo[a]
-        if at_zero[p] and n_candidate[p] > 0:
+        if at_zero[p]:
             best[p] = _full_objective(rule, block, basis, rules, p, work)
-    for c in range(largest):
-        n_now = 0
-        for a in range(n_todo):
-            p = todo[a]
-            if c < n_candidate[p]:
-                s2[p] = start[p, c]
-                now[n_now] = p
-                n_now += 1
-        _converge(rule, block, basis, rules, first, now, n_now, work, 1e-8, 1e-5, False)
+    if n_few > 0:
+        _scan_exactly(rule, block, basis, rules, first, few, n_few, work, at_zero, n_candidate, low, high, start)
+        for a in range(n_few):
+            s2[few[a]] = 0.0
+            theta[few[a]] = best_theta[few[a]]
+    now = np.empty(n_block, np.int64)
+    memory = np.empty((n_block, 5))
+    for c in range(n_candidate.max()):
+        for bracketed in (False, True):
+            n_now = 0
+            for a in range(n_todo):
+                p = todo[a]
+                if c < n_candidate[p] and exactly[p] == bracketed:
+                    s2[p] = start[p, c]
+                    memory[p] = np.array([np.nan, np.nan, np.log(low[p, c]) if low[p, c] > 0.0 else -np.inf,
+                                          np.log(high[p, c]), 1.0])
+                    now[n_now] = p
+                    n_now += 1
+            if n_now > 0:
+                _converge(rule, block, basis, rules, first, now, n_now, work, memory, (1e-8, 1e-5), False, bracketed)
+            for a in range(n_now):
+                p = now[a]
+                if n_candidate[p] + at_zero[p] > 1:
+                    value = _full_objective(rule, block, basis, rules, p, work)
+                    if value < best[p]:
+                        best[p] = value
+                        best_s2[p] = s2[p]
+                        best_theta[p] = theta[p]
+                    if c == n_candidate[p] - 1:
+                        s2[p] = best_s2[p]
+                        theta[p] = best_theta[p]
+
+
+@njit(cache=True)
+def _scan_exactly(rule, block, basis, rules, first, few, n_few, work, at_zero, n_candidate, low, high, start):
+    """Brackets of the minima of the profile itself, theta made anew at every s2 of a grid of steps of three.
+
+    Where few stars carry most of the weight, theta changes so much with s2 that the profile can have more minima
+    than the objective at fixed residuals shows. Fills n_candidate, low (0: zero), high and start of the pixels
+    few[:n_few] from their slope at zero (at_zero: it is not negative).
+    """
+    n_block = block.s2.shape[0]
+    top = np.zeros(n_block)
+    negative = np.zeros(n_block, np.bool_)
+    now = np.empty(n_block, np.int64)
+    now[:n_few] = few[:n_few]
+    for a in range(n_few):
+        p = few[a]
+        largest = 0.0
+        lowest = np.inf
+        for n in range(block.ivar.shape[1]):
+            if block.ivar[p, n] > 0.0:
+                largest = max(largest, block.ivar[p, n])
+                lowest = min(lowest, block.ivar[p, n])
+        n_candidate[p] = 0
+        negative[p] = not at_zero[p]
+        low[p, 0] = 0.0
+        block.s2[p] = 0.01 / largest
+        top[p] = 100.0 / lowest
+    n_now = n_few
+    while n_now > 0:
+        _normal_equations(block, basis, now, n_now, work)
+        _solve_exact(block, basis, rules, first, now, n_now, work)
+        if rule == REML:
+            _squares(block, basis, now, n_now, work)
+            _trace_ratios(block, basis, now, n_now, work)
+        _residuals(block, basis, now, n_now, work)
+        n_next = 0
         for a in range(n_now):
             p = now[a]
-            if n_candidate[p] + at_zero[p] > 1:
-                value = _full_objective(rule, block, basis, rules, p, work)
-                if value < best[p]:
-                    best[p] = value
-                    best_s2[p] = s2[p]
-                    best_theta[p] = theta[p]
-                if c == n_candidate[p] - 1:
-                    s2[p] = best_s2[p]
-                    theta[p] = best_theta[p]
+            s2 = block.s2[p]
+            f, _ = scatter.restricted(block.ivar[p], work.two[a], s2, block.trace[p])
+            c = n_candidate[p]
+            if f < 0.0:
+                negative[p] = True
+                if c < scatter.MAX_CANDIDATE:
+                    low[p, c] = s2
+            elif negative[p]:
+                negative[p] = False
+                if c < scatter.MAX_CANDIDATE:
+                    high[p, c] = s2
+                    start[p, c] = np.sqrt(low[p, c] * s2) if low[p, c] > 0.0 else 0.1 * s2
+                    n_candidate[p] = c + 1
+            # Above the largest variance and the largest residual the slope stays positive.
+            if s2 < top[p] or negative[p]:
+                _, above = scatter.limits(block.ivar[p], work.two[a], block.n_fitted[p])
+                top[p] = max(top[p], above)
+                if s2 < 1e30:
+                    block.s2[p] = 3.0 * s2
+                    now[n_next] = p
+                    n_next += 1
+        n_now = n_next
 
 
 @njit(cache=True)
@@ -652,6 +732,7 @@ def fit_block_folds(rule, flux, ivar, ivar_scale, order, fold_start, basis, rule
     all_right = np.zeros((n, n_term))
     fold_squares = np.zeros((n_share if plain and rule == REML else 0, n, n_sum))
     all_squares = np.zeros((n, n_sum))
+    memory = np.empty((n, 5))
     _load(flux, ivar, order, ivar_scale, first, stop, block.flux, block.ivar, block.n_good)
     full_ivar = block.ivar.copy()
     for p in range(n):
@@ -699,7 +780,7 @@ def fit_block_folds(rule, flux, ivar, ivar_scale, order, fold_start, basis, rule
                     p = todo[a]
                     block.s2[p] = _median_without(full_ivar[p], work.two[a], lo, hi)
             elif rule == ML or rule == REML:
-                _converge(rule, block, basis, rules, first, todo, n_todo, work, 1e-6, 1e-3, True)
+                _converge(rule, block, basis, rules, first, todo, n_todo, work, memory, (1e-6, 1e-3), True, False)
             if likelihood.shape[0] > 0:
                 _residuals(block, basis, todo, n_todo, work)
                 for a in range(n_todo):

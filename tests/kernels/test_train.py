@@ -81,6 +81,24 @@ def test_finds_the_lower_of_two_minima(rng):
         assert ((result[1] == 0) == wins_zero).all()
 
 
+@pytest.mark.parametrize("n_star, snr", [(11, (5, 500)), (20, (1, 1000)), (60, (5, 500)), (400, (5, 500))])
+def test_global_minimum_of_wild_data(rng, n_star, snr):
+    """Errors that differ by a factor of a hundred or more, outliers, few stars: several minima are common."""
+    case = Case(rng, n_star=n_star, n_pix=24, n_label=2)
+    sigma = 1 / np.exp(rng.uniform(*np.log(snr), size=(n_star, 1))) * np.ones((n_star, 24))
+    outlier = 0.3 * (rng.random(sigma.shape) < 0.05) * rng.normal(size=sigma.shape)
+    width = np.hypot(sigma, rng.choice([0, 0.3, 3], size=24) * np.median(sigma)) * rng.choice([0.3, 1, 3], size=24)
+    case.flux = (case.design @ case.theta.T + outlier + width * rng.normal(size=sigma.shape)).astype("f4")
+    case.ivar = np.where(rng.random(sigma.shape) < 0.05, 0, 1 / sigma ** 2).astype("f4")
+    for rule in (kernel.ML, kernel.REML):
+        _, s2, status, _ = case.fit(rule)
+        for p in np.flatnonzero(status & kernel.UNUSABLE == 0):
+            assert status[p] & ~kernel.AT_ZERO == 0
+            _, _, expected = fit_pixel(case.flux[:, p], case.ivar[:, p], case.design, rule == kernel.REML)
+            _, value, log_det = theta_at(case.flux[:, p], case.ivar[:, p], case.design, s2[p])
+            assert value + (log_det if rule == kernel.REML else 0) <= expected + 1e-9 * abs(expected) + 1e-9
+
+
 def test_dependent_terms_give_the_referees_flux(rng):
     case = Case(rng, n_label=2)
     case.x[:, 1] = 0.4 * case.x[:, 0] ** 2 + 0.1                        # x_1 is a quadratic of x_0
