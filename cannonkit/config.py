@@ -175,7 +175,7 @@ class Train:
     line_masks: dict[str, str] = setting(help="survey of the spectra -> table of line windows (element, wave_lo, "
                                          "wave_hi, medium, weight)", factory=dict, option=False)
     l1: float = setting(0.0, "L1 penalty on every coefficient but the constant's, in units of the objective of "
-                        "equation 3", low=0.0)
+                        "equation 3; the minimum is exact (to 1e-9 of the objective), zeros are exact", low=0.0)
     l1_grid: tuple[float, ...] = setting((), "choose the L1 penalty among these by cross-validated likelihood",
                                          low=0.0)
     bounds: dict[str, tuple[float, ...]] = setting(help="term -> [lowest, highest] coefficient (of scaled labels; "

@@ -226,7 +226,7 @@ def train(data, settings, advance=None):
     if not np.isfinite(s2).any():
         raise DataError(f"no usable pixel: in every one of {n_pix} pixels fewer of the {len(labels)} stars have data "
                         f"than there are terms ({len(powers)})")
-    notes.append(status_counts(status))
+    notes.append(status_counts(status, s2))
     for bit, what in ((kernel.ITERATION_LIMIT, "did not converge"), (kernel.SINGULAR, "have dependent terms")):
         if np.any(status & bit):
             warnings.append(f"{np.sum(status & bit != 0)} of {n_pix} pixels {what}")
@@ -281,11 +281,12 @@ def cross_validate(model, problem, fold):
     model.bias, model.scatter, model.rms = statistics(held_out - schema.label_array(rows[used], names))
 
 
-def status_counts(status):
-    """One line for the user: how many pixels, and how the fits ended."""
+def status_counts(status, s2):
+    """One line for the user: how many pixels, and how the fits ended. status (n_pix,) int32, s2 (n_pix,)."""
+    settled = np.isfinite(s2) & (s2 > 0) & (status & kernel.ITERATION_LIMIT == 0)
     parts = [f"{np.sum(status & bit_value != 0)} {meaning}" for bit_value, meaning in
              ((1 << bit.number, bit.meaning) for bit in PIXEL_STATUS.values()) if np.any(status & bit_value)]
-    return "; ".join([f"{len(status)} pixels fitted: {np.sum(status == 0)} converged with scatter", *parts])
+    return "; ".join([f"{len(status)} pixels fitted: {np.sum(settled)} converged with scatter", *parts])
 
 
 def _dependence(design, powers, names, where=""):
