@@ -15,7 +15,7 @@ from numba import njit, prange
 from run import ROOT, Entry, best, peer
 
 N_STAR, N_PIX, N_LABEL, N_FOLD = 4418, 8575, 6, 12
-PEER_PIXELS = 24
+PEER_PIXELS = 96
 
 
 def case(n_star=N_STAR, n_pix=N_PIX, n_label=N_LABEL, seed=1):
@@ -161,7 +161,8 @@ def bench_files_and_memory():
         folder = Path(folder)
         spectra, training = _write(folder, N_PIX)
         _run_command(spectra, training, folder / "m.fits", "--cross-validate", "2")        # compiled
-        seconds, memory = _run_command(spectra, training, folder / "m.fits", "--cross-validate", "0")
+        runs = [_run_command(spectra, training, folder / "m.fits", "--cross-validate", "0") for _ in range(3)]
+        seconds, memory = min(runs)
         yield Entry("cc-train: from files to a model, no cross-validation", seconds)
         yield Entry("cc-train: peak memory, 8,575 pixels", memory, 1200, "MB")
         full, memory = _run_command(spectra, training, folder / "m.fits")
