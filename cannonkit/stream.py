@@ -113,16 +113,17 @@ class Source:
     def default_chunk(self):
         return max(64, CHUNK_BYTES // max(1, self.hdu.axes[0]) // 64 * 64)
 
-    def chunks(self, chunk=None, columns=None, start=0, stop=None):
+    def chunks(self, chunk=None, columns=None, start=0, stop=None, reuse=False):
         """Yield (first row, rows) in order; rows are big-endian structured arrays of `columns` (all).
 
-        The next chunk is read while the caller works on this one.
+        The next chunk is read while the caller works on this one. reuse: into the memory of the one before this,
+        whose rows are then gone (making new memory for every chunk costs as much as reading it).
         """
         if columns is not None:
             self.require(columns)
         chunk = int(chunk or self.default_chunk())
         stop = self.n_row if stop is None else min(stop, self.n_row)
-        reader = self._raw_chunks(chunk, start, stop)
+        reader = self._raw_chunks(chunk, start, stop, [None, None] if reuse else None)
         with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(next, reader, None)
             first = start
@@ -179,6 +180,16 @@ class Source:
         if listed != found:
             raise errors.DataError(f"{self.name}[END]: lists {listed}, the file has {found}: damaged")
         return {name: int(s) for (name, _), s in zip(listed, rows["datasum"], strict=True)}
+
+
+def _recycled(memory, n):
+    """n bytes of the older of two buffers, which are made when they are first needed; None: no such pair."""
+    if memory is None:
+        return None
+    memory.reverse()
+    if memory[0] is None or len(memory[0]) < n:
+        memory[0] = np.empty(n, np.uint8)
+    return memory[0][:n]
 
 
 def _end_table(hdu, data, place):
@@ -271,11 +282,12 @@ class _FileSource(Source):
         kinds = ", ".join(f"{h.name or h.index} ({h.kind})" for h in hdus)
         raise errors.DataError(f"{self.name}: no binary table among its HDUs: {kinds}")
 
-    def _raw_chunks(self, chunk, start, stop):
+    def _raw_chunks(self, chunk, start, stop, memory=None):
         width, layout = self.hdu.axes[0], self.hdu.table
         for first in range(start, stop, chunk):
             n = min(chunk, stop - first)
-            data = fits.pread_exact(self.fd, n * width, self.hdu.data_start + first * width, self.hdu.place)
+            data = fits.pread_exact(self.fd, n * width, self.hdu.data_start + first * width, self.hdu.place,
+                                    _recycled(memory, n * width))
             yield data.view(layout.dtype)
 
     def close(self):
@@ -331,8 +343,8 @@ class _PipeSource(Source):
         self._seen.append(hdu)
         return hdu
 
-    def _exact(self, n, place):
-        buffer = np.empty(n, np.uint8)
+    def _exact(self, n, place, out=None):
+        buffer = np.empty(n, np.uint8) if out is None else out
         view, done = memoryview(buffer), 0
         while done < n:
             try:
@@ -345,7 +357,7 @@ class _PipeSource(Source):
             done += got
         return buffer
 
-    def _raw_chunks(self, chunk, start, stop):
+    def _raw_chunks(self, chunk, start, stop, memory=None):
         if self._next_row > start:
             raise errors.InternalError(f"{self.name}: a pipe can be read only once")
         width, layout = self.hdu.axes[0], self.hdu.table
@@ -353,7 +365,7 @@ class _PipeSource(Source):
             # rows before `start` are read and counted, since a pipe cannot seek
             limit = start if self._next_row < start else stop
             n = min(chunk, limit - self._next_row)
-            data = self._exact(n * width, self.hdu.place)
+            data = self._exact(n * width, self.hdu.place, _recycled(memory, n * width))
             self._total.add(data)
             self._next_row += n
             if self._next_row > start:

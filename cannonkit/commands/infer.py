@@ -70,7 +70,7 @@ def run(args):
         for job in jobs:
             job.open(files, source, shared, record, stop - start, chosen)
         with cli.Progress(stop - start, "spectra", args) as progress:
-            for first, rows in source.chunks(_chunk(args), start=start, stop=stop):
+            for first, rows in source.chunks(_chunk(args), start=start, stop=stop, reuse=True):
                 values = None if held is None else held.of(rows["id"])
                 for job in jobs:
                     job.do(rows, first, values)

@@ -34,7 +34,7 @@ from cannonkit.kernels.pixels import fit_some_stars
 from cannonkit.kernels.sums import fit_some_blocks
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, nogil=True)     # nogil: the next chunk is read meanwhile
 def fit(from_sums, flux_rows, flux_at, ivar_rows, ivar_at, swap, first_row, constant, theta, s2, ivar_scale,
         constant32, theta32, s2_32, ivar_scale32, pairs, theta_rows, starts, linear, free, fixed, low, high,
         label, power, prior_mean, prior_ivar, max_iter, n_worker, x, cov, second, numbers, counts):
