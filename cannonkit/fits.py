@@ -360,7 +360,10 @@ def history(text):
 
 
 def header_bytes(cards):
-    """Header blocks from a list of card strings; adds END and the padding."""
+    """Header blocks from a list of card strings; adds END, the padding, and LONGSTRN where a string continues."""
+    long = next((i for i, c in enumerate(cards) if c[80:88] == "CONTINUE"), None)
+    if long is not None:
+        cards = [*cards[:long], card("LONGSTRN", "OGIP 1.0", "long strings continue"), *cards[long:]]
     text = "".join(cards) + f"{'END':<80}"
     return text.ljust(-(-len(text) // BLOCK) * BLOCK).encode("ascii")
 
@@ -405,8 +408,6 @@ def table_cards(table, n_row, values=None):
             cards.append(card(f"TUCD{i}", c.ucd))
         if c.description:
             cards.append(card(f"TCOMM{i}", c.description))
-    if any("CONTINUE" in c for c in cards):
-        cards.insert(9, card("LONGSTRN", "OGIP 1.0", "long strings continue"))
     return cards + extra_cards(values)
 
 

@@ -283,12 +283,13 @@ def _elements(stars, settings, rng):
         stars["n_fe"] += 0.07 * rng.standard_normal(n)
         scatter = np.full(N_ELEMENT, 0.04)
         for symbol, value in (
-            ("Mg", 0.02),
-            ("Si", 0.02),
-            ("Ca", 0.02),
-            ("Ti", 0.03),
-            ("O", 0.03),
-            ("S", 0.03),
+            # The alpha elements follow each other to 0.01-0.02 dex in the disc (Ting & Weinberg 2022).
+            ("Mg", 0.010),
+            ("Si", 0.010),
+            ("Ca", 0.010),
+            ("Ti", 0.015),
+            ("O", 0.015),
+            ("S", 0.015),
             ("Fe", 0.0),
             ("H", 0.0),
             ("C", 0.0),

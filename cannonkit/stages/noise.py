@@ -17,7 +17,7 @@ def measure_ivar_scale(residual, ivar, segment):
     the grid correlates it and makes f a little too small. Raises DataError for a segment with too few good pixels.
     """
     found = {}
-    for s in np.unique(segment):
+    for s in np.unique(segment[segment >= 0]):          # -1: gaps between detectors, without data
         pixel = np.flatnonzero(segment == s)
         middle = pixel[1:-1][(np.diff(pixel)[:-1] == 1) & (np.diff(pixel)[1:] == 1)]
         good = (ivar[:, middle] > 0) & (ivar[:, middle - 1] > 0) & (ivar[:, middle + 1] > 0)

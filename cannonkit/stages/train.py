@@ -348,7 +348,7 @@ def _choose_l1(problem, grid, bounds, fold):
 def _ivar_scale(problem, segment, text):
     """((n_pix,) factor on ivar, notes) from the setting."""
     segment = np.asarray(segment)
-    segments = np.unique(segment)
+    segments = np.unique(segment[segment >= 0])         # -1: gaps, without data
     if text.strip() != "measure":
         factors, notes = noise.given_ivar_scale(text, segments), []
     else:
