@@ -58,21 +58,18 @@ def tiled(array):
     return out.reshape(n_tile, tile, *array.shape[1:])
 
 
-def pair_index(n_term):
-    """Terms (t, u), t <= u, of each column of `pairs`: two (n_sum,) int64 arrays."""
-    first, second = np.triu_indices(n_term)
-    return first.astype(np.int64), second.astype(np.int64)
-
-
 def pairs_of(theta):
-    """Products theta_t theta_u, t <= u, of theta (n_pix, K): (n_tile, tile, K (K + 1) / 2) float32."""
-    first, second = pair_index(theta.shape[1])
-    n_tile, tile = tile_sizes(len(theta))
-    out = np.zeros((n_tile * tile, len(first)), dtype=np.float32)
-    for at in range(0, len(theta), tile):
-        part = theta[at:at + tile]
-        out[at:at + len(part)] = part[:, first] * part[:, second]
-    return out.reshape(n_tile, tile, len(first))
+    """Products theta_t theta_u, t <= u, row-major, of theta (n_pix, K): (n_tile, tile, K (K + 1) / 2) float32."""
+    n_pix, n_term = theta.shape
+    n_tile, tile = tile_sizes(n_pix)
+    out = np.zeros((n_tile * tile, n_term * (n_term + 1) // 2), dtype=np.float32)
+    for first in range(0, n_pix, 256):               # few enough rows to stay in the cache
+        part, rows = theta[first:first + 256], out[first:min(first + 256, n_pix)]
+        at = 0
+        for t in range(n_term):
+            rows[:, at:at + n_term - t] = part[:, t:t + 1] * part[:, t:]
+            at += n_term - t
+    return out.reshape(n_tile, tile, -1)
 
 
 # The loops below are short and take few arrays each, so that the compiler makes vector instructions of them.
