@@ -5,30 +5,36 @@ from cannonkit.errors import DataError
 
 # Least number of triples of pixels in a segment; the robust width of so many is known to about 5 %.
 LEAST = 300
+# Pixels between the three of a triple: two that are interpolated from the same pixel are no independent pair.
+LAG = 2
 
 
 def measure_ivar_scale(residual, ivar, segment):
     """Factor on ivar per segment: {segment: factor}.
 
     residual, ivar  (n_star, n_pix): flux minus a model; ivar 0 masks. segment (n_pix,) int
-    In three neighbouring pixels r_p - (r_{p-1} + r_{p+1}) / 2 keeps little of what a model misses (lines are wider
-    than a pixel) and all of the noise; over its own error it has the width 1 (half the 16-84 range) if the errors
-    are right, f otherwise: the factor is 1 / f^2. Noise is taken as independent between pixels: interpolation onto
-    the grid correlates it and makes f a little too small. Raises DataError for a segment with too few good pixels.
+    The difference of a pixel from the mean of two others, LAG before and after it, keeps little of what a model
+    misses (continuum, broad lines) and all of the noise; over its own error its width (half the 16-84 range) is 1
+    if the errors are right, f otherwise: the factor is 1 / f^2. Neighbouring pixels are not used: interpolation
+    onto the grid correlates them (of real GALAH spectra they give a factor four times as large). What a model
+    misses at the scale of a line does enter, so the factor is rather too small than too large. Raises DataError
+    for a segment with too few good pixels.
     """
     found = {}
-    for s in np.unique(segment[segment >= 0]):          # -1: gaps between detectors, without data
-        pixel = np.flatnonzero(segment == s)
-        middle = pixel[1:-1][(np.diff(pixel)[:-1] == 1) & (np.diff(pixel)[1:] == 1)]
-        good = (ivar[:, middle] > 0) & (ivar[:, middle - 1] > 0) & (ivar[:, middle + 1] > 0)
+    for s in np.unique(segment):
+        middle = np.flatnonzero(segment == s)[LAG:-LAG]
+        middle = middle[(segment[middle - LAG] == s) & (segment[middle + LAG] == s)]
+        good = (ivar[:, middle] > 0) & (ivar[:, middle - LAG] > 0) & (ivar[:, middle + LAG] > 0)
         with np.errstate(divide="ignore"):
             var = np.where(ivar > 0, 1.0 / ivar.astype(np.float64), 0.0)
-        second = residual[:, middle] - 0.5 * (residual[:, middle - 1] + residual[:, middle + 1])
-        z = second[good] / np.sqrt(var[:, middle] + 0.25 * (var[:, middle - 1] + var[:, middle + 1]))[good]
+        second = residual[:, middle] - 0.5 * (residual[:, middle - LAG] + residual[:, middle + LAG])
+        z = second[good] / np.sqrt(var[:, middle] + 0.25 * (var[:, middle - LAG] + var[:, middle + LAG]))[good]
         if z.size < LEAST:
             raise DataError(f"--ivar-scale measure: segment {s} has {z.size} triples of good pixels, "
                             f"{LEAST} are needed: give the factor")
         low, high = np.percentile(z, [15.8655, 84.1345])
+        if not high > low:
+            raise DataError(f"--ivar-scale measure: segment {s}: the residuals have no width: give the factor")
         found[int(s)] = float(4.0 / (high - low) ** 2)
     return found
 

@@ -232,6 +232,11 @@ def test_error_scale_is_measured_and_used(rng):
     assert set(fixed.ivar_scale[half]) == {4.0}
     plain, _, _ = train.train(data, Train(cross_validate=0))
     assert (plain.s2[half] == 0).all() and (fixed.s2[half] > 0).mean() > 0.2
+    # Linear interpolation halfway between pixels, its errors propagated: neighbours are correlated, the scale holds.
+    noise_only = rng.normal(size=(50, 400))
+    mixed = 0.5 * (noise_only[:, 1:] + noise_only[:, :-1])
+    found = noise.measure_ivar_scale(mixed, np.full(mixed.shape, 2.0), np.zeros(399, int))
+    assert abs(found[0] - 1) < 0.05
     with pytest.raises(DataError, match="one for each of the 2 segments"):
         train.train(data, Train(ivar_scale="1,2,3"))
     with pytest.raises(DataError, match="expected 'measure'"):
