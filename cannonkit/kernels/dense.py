@@ -8,10 +8,13 @@ Cost: n_term^3 / 3 for the factor, 2 n_term^2 for a solution.
 import numpy as np
 from numba import njit
 
+# Sums may be regrouped for the vector units; NaN and infinity keep their meaning.
+REGROUP = {"reassoc", "contract", "nsz"}
+
 TOLERANCE = 1e-10     # of a term's own spread squared; rounding of the sums leaves about 1e-14
 
 
-@njit(cache=True)
+@njit(cache=True, fastmath=REGROUP)
 def factorise(matrix, active, factor, scale):
     """Factorise a matrix of normal equations. Returns how many active terms are dependent.
 
@@ -74,7 +77,7 @@ def factorise(matrix, active, factor, scale):
     return max(1, n_active - rank)
 
 
-@njit(cache=True)
+@njit(cache=True, fastmath=REGROUP)
 def solve(n_dependent, factor, scale, right, solution):
     """Fill `solution` (n_term,) with matrix^-1 right; zero where a term is switched off."""
     n_term = right.shape[0]

@@ -397,7 +397,8 @@ def _converge(rule, block, basis, rules, first, todo, n_todo, work, memory, tole
 
     Plain likelihood polishes (tolerances: see _polish); where that has not settled after MAX_POLISH new M, where
     coefficients are penalised, and for restricted likelihood (whose trace belongs to M), s2 is searched with M
-    made anew. memory: see _search; `bracketed`: it holds brackets of the root, to be kept to.
+    made anew. Restricted likelihood that is `ready` (folds) polishes once with the trace that it has, which is
+    scaled as s2 moves: good to 1e-3 of s2. memory: see _search; `bracketed`: it holds brackets to be kept to.
     """
     n_block = block.s2.shape[0]
     now = np.empty(n_block, np.int64)
@@ -410,7 +411,9 @@ def _converge(rule, block, basis, rules, first, todo, n_todo, work, memory, tole
     if ready:
         for a in range(n_todo):
             trace_at[todo[a]] = block.s2[todo[a]]
-    polished = rules.penalty.shape[0] == 0 and rule != REML and not bracketed
+    n_polish = MAX_POLISH if rule != REML else int(ready)
+    if rules.penalty.shape[0] > 0 or bracketed:
+        n_polish = 0
     for turn in range(MAX_REFRESH):
         if not ready:
             _normal_equations(block, basis, now, n_now, work)
@@ -418,7 +421,7 @@ def _converge(rule, block, basis, rules, first, todo, n_todo, work, memory, tole
             if rule == REML:
                 _renew_traces(block, basis, now, n_now, work, trace_at)
         ready = False
-        if polished and turn < MAX_POLISH:
+        if turn < n_polish:
             n_now = _polish(block, basis, now, n_now, work, tolerances[0], tolerances[1], left)
         else:
             n_now = _search(block, basis, now, n_now, work, memory, left)
