@@ -303,7 +303,8 @@ def test_answers_import_no_library(start, root, name, option):
             assert len(re.findall(rf"^ +.*\bcc-{name}\b", examples, re.MULTILINE)) >= 3, (
                 "three examples, please"
             )
-            assert max(map(len, text.splitlines())) <= 120
+            # an example is one line that runs as it stands, so it may be longer
+            assert max(len(line) for line in text.splitlines() if not line.startswith("  cc-")) <= 120
         else:
             assert re.match(rf"cc-{name} \(cannonkit\) \d+\.\d+\.\d+\nPython 3\.", text)
             assert re.search(r"^numba \d", text, re.MULTILINE)
