@@ -210,7 +210,8 @@ def _check_values(place, names, theta, s2, powers, labels, wavelength):
         raise DataError(f"{place}[LABELS]: {names[flat[0]]}: p97_5 {labels['p97_5'][flat[0]]} is not above p2_5 "
                         f"{labels['p2_5'][flat[0]]}")
     if powers.size and (powers.min() < 0 or powers.sum(axis=1).max() > MAX_DEGREE):
-        raise DataError(f"{place}[TERMS]: powers from {powers.min()} to {powers.max()}, expected 0 or more and a degree "
+        raise DataError(f"{place}[TERMS]: powers from {powers.min()} to {powers.max()}, "
+                        "expected 0 or more and a degree "
                         f"of {MAX_DEGREE} at most")
     if not np.isfinite(wavelength).all():
         raise DataError(f"{place}[WAVELENGTH]: a wavelength is not finite")

@@ -29,7 +29,8 @@ th.text, td.text { text-align: left; }
 @media (max-width: 40rem) { body { font-size: 15px; padding: 0.6rem 0.7rem 3rem; } nav ul { columns: 1; } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; }
   h2, h3 { break-after: avoid; }
-  figure, tr { break-inside: avoid; } .wide { overflow: visible; } pre { white-space: pre-wrap; } .wide img { min-width: 0; } nav { display: none; }
+  figure, tr { break-inside: avoid; } .wide { overflow: visible; }
+  pre { white-space: pre-wrap; } .wide img { min-width: 0; } nav { display: none; }
   code.command { background: none; padding: 0; } table { font-size: 7.5pt; } }
 """
 

@@ -142,7 +142,8 @@ def _columns(source):
 _WARM_UP = """
 mock -o mock --common 60 --apogee-only 6 --galah-only 6 --clusters 0 --apogee-repeats 12 --galah-repeats 12
 crossmatch mock/apogee/allStar-r12-mock.fits mock/galah/GALAH_DR3_main_allstar_mock.fits --recipe apogee_galah -o t.fits
-crossmatch mock/apogee/allStar-r12-mock.fits --recipe apogee_dr16 --attach mock/gaia_edr3_mock.fits gaia_edr3_sky -o c.fits
+crossmatch mock/apogee/allStar-r12-mock.fits --recipe apogee_dr16 -o b.fits
+crossmatch b.fits --attach mock/gaia_edr3_mock.fits gaia_edr3_sky -o c.fits
 crossmatch mock/apogee/allStar-r12-mock.fits --recipe apogee_dr16 --select repeats -o r.fits
 resample c.fits --recipe apogee_dr16 --root mock/apogee/spectra -o a.fits
 resample t.fits --recipe galah_dr3 --root mock/galah/spectra -o g.fits

@@ -81,7 +81,8 @@ def core_probability(z, weight, n_iter=200):
     """How probably each z (n,) belongs to the Gaussian core and not to the outliers: (n,) float64.
 
     A mixture of two zero-mean Gaussians, the outliers' at least OUTLIER_WIDTH times as wide and at most
-    OUTLIER_SHARE of the weight, fitted by EM on a histogram of ln|z| (steps of 1 %). Variable stars and binaries pull the 16-84 width outwards, by
+    OUTLIER_SHARE of the weight, fitted by EM on a histogram of ln|z| (steps of 1 %). Variable stars and
+    binaries pull the 16-84 width outwards, by
     4 % for 3 % of them; weighted with this probability it is the width of the others.
     """
     size = np.abs(z)

@@ -14,7 +14,8 @@ def giant(labels, data):
     fd = fits.open_fd(os.path.join(folder, name))
     header = fits.walk(fd, name, last=0)[0].header
     os.close(fd)
-    print(f"{name}: header RV_TEFF {header['RV_TEFF']:.0f}, RV_LOGG {header['RV_LOGG']:.2f}, RV_FEH {header['RV_FEH']:.2f}")
+    print(f"{name}: header RV_TEFF {header['RV_TEFF']:.0f}, RV_LOGG {header['RV_LOGG']:.2f}, "
+          f"RV_FEH {header['RV_FEH']:.2f}")
     with stream.open_source(labels, "labels") as source:
         rows = source.read()
     names = ("teff", "logg", "fe_h", "alpha_fe")
@@ -41,7 +42,8 @@ def crossval(path):
         difference = (found - true)[good]
         low, middle, high = np.percentile(difference, [16, 50, 84])
         unit = schema.label(name).unit
-        print(f"  {name}: bias {middle:.3g}, half 16-84 {(high - low) / 2:.3g}, standard deviation {difference.std():.3g} "
+        print(f"  {name}: bias {middle:.3g}, half 16-84 {(high - low) / 2:.3g}, "
+              f"standard deviation {difference.std():.3g} "
               f"{unit}; spread of the labels {true.std():.3g}; {np.sum(~good)} not measured")
 
 
