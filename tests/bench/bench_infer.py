@@ -2,6 +2,9 @@
 
 Ratios are taken within one run. The yardstick is the larger of (time to read the file's bytes in chunks) and (time
 of the bare float32 product with the same sums, on the same number of threads).
+
+What is timed runs in processes of its own, with the matrix kernel that OpenBLAS chooses for the processor: where
+the environment forces an older one (OPENBLAS_CORETYPE), that is taken out for them, the peer's process included.
 """
 import json
 import os
@@ -9,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +24,24 @@ PEER_STARS = 60
 REFEREE_STARS = 2000
 
 
-def command(*arguments, **keywords):
-    """Run cc-infer as a process of its own; the result has .stdout and .stderr as text."""
-    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
-    return subprocess.run([sys.executable, BIN / "cc-infer", *map(str, arguments)], check=True, env=environment,
-                          capture_output=True, text=True, **keywords)
+def plain_environment():
+    """Without thread settings and without a forced matrix kernel."""
+    return {k: v for k, v in os.environ.items()
+            if not k.endswith("_NUM_THREADS") and k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
+
+
+def command(*arguments):
+    """Run cc-infer as a process of its own."""
+    return subprocess.run([sys.executable, BIN / "cc-infer", *map(str, arguments)], check=True,
+                          env=plain_environment(), capture_output=True, text=True)
+
+
+def measured():
+    """{'product', 'fit'}: seconds per spectrum of infer_case.measure."""
+    environment = {**plain_environment(), "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent.parent)}
+    done = subprocess.run([sys.executable, HERE / "infer_case.py", "measure"], check=True, env=environment,
+                          capture_output=True, text=True)
+    return json.loads(done.stdout)
 
 
 def timed(*arguments, repeats=3):
@@ -45,29 +60,11 @@ def read_time(path, chunk):
     return best(read, 3)
 
 
-def product_time(fitter, n_star):
-    """Seconds of the bare float32 products of n_star stars: weights @ pairs and weighted residuals @ theta."""
-    n_thread = len(os.sched_getaffinity(0))
-    pairs = fitter.tiles[4].reshape(-1, fitter.tiles[4].shape[2])[:fitter.model.n_pix]
-    theta = np.ascontiguousarray(fitter.theta, np.float32)
-    weights = np.random.default_rng(1).random((64, fitter.model.n_pix), np.float32)
-    n_block = 64
-
-    def block(_):
-        return weights @ pairs, weights @ theta
-
-    with ThreadPoolExecutor(n_thread) as pool:
-        return best(lambda: list(pool.map(block, range(n_block))), 5) * n_star / (64 * n_block)
-
-
 def bench_speed():
     """20,000 spectra (1.4 GB) on disk: against the yardstick, annieslasso, and with two models; one spectrum."""
     from infer_case import make, write
 
-    from cannonkit.stages import infer
-
     model, flux, ivar = make()
-    fitter = infer.prepare(model)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model.write(folder / "a.fits")
@@ -82,8 +79,8 @@ def bench_speed():
         total = timed(folder / "spectra.fits", *one)
         both = timed(folder / "spectra.fits", *two)
         read = read_time(folder / "spectra.fits", 512 * 68600)
-        product = product_time(fitter, N_STAR)
-        in_memory = N_STAR / len(flux) * best(lambda: fitter.fit(flux, ivar), 3)
+        alone = {name: N_STAR * seconds for name, seconds in measured().items()}
+    product, in_memory = alone["product"], alone["fit"]
     net, yardstick = total - start_one, max(read, product)
     yield Entry("cc-infer, one spectrum, start included", start_one, 2.5)
     yield Entry(f"cc-infer, {N_STAR} spectra, 8,575 pixels, 6 labels", total)
@@ -107,7 +104,8 @@ def against_annieslasso(model, flux, ivar, total):
         path = Path(name) / "case.npz"
         np.savez(path, theta=model.theta, s2=model.s2, flux=flux[:PEER_STARS].astype(float),
                  ivar=ivar[:PEER_STARS].astype(float), low=model.low, pivot=model.pivot, high=model.high)
-        done = subprocess.run([python, HERE / "peer_infer.py", path], capture_output=True, text=True, timeout=1800)
+        done = subprocess.run([python, HERE / "peer_infer.py", path], capture_output=True, text=True, timeout=1800,
+                              env={**plain_environment(), "OPENBLAS_NUM_THREADS": "1"})
     lines = [line for line in done.stdout.splitlines() if line.startswith("seconds ")]
     assert lines, done.stderr[-2000:]
     theirs = float(lines[0].split()[1])
@@ -119,7 +117,7 @@ def against_annieslasso(model, flux, ivar, total):
 def bench_scaling():
     """The fit alone, arrays in memory: pixels, labels, threads, solver, starts."""
     import numba
-    from infer_case import make
+    from infer_case import make, product_time
 
     from cannonkit.stages import infer
 
@@ -128,7 +126,7 @@ def bench_scaling():
         fitter = infer.prepare(model)
         seconds = best(lambda f=fitter, x=flux, v=ivar: f.fit(x, v), 3)
         yield Entry(f"fit, {n_pix} pixels, {n_label} labels, per spectrum", 1e6 * seconds / len(flux), unit="us")
-        yield Entry("  in units of the bare product", seconds / product_time(fitter, len(flux)), unit="x")
+        yield Entry("  in units of the bare product", seconds / len(flux) / product_time(fitter), unit="x")
         if (n_pix, n_label) == (8575, 6):
             for threads in (1, numba.config.NUMBA_NUM_THREADS):
                 numba.set_num_threads(threads)
@@ -151,7 +149,8 @@ def piped(folder, n_star, *options):
                           stdout=subprocess.PIPE) as source:
         done = subprocess.run([sys.executable, "-c", measure, sys.executable, BIN / "cc-infer", "-", "-m",
                                folder / "a.fits", "-o", folder / "out.fits", "--overwrite", *options],
-                              stdin=source.stdout, stdout=subprocess.PIPE, text=True, check=True)
+                              stdin=source.stdout, stdout=subprocess.PIPE, text=True, check=True,
+                              env=plain_environment())
     return time.perf_counter() - start, json.loads(done.stdout) / 1024
 
 

@@ -1,11 +1,16 @@
 """Made-up models and spectra for the benchmarks of cc-infer: no survey's data, no physics.
 
     python infer_case.py N_STAR MODEL        writes a spectra product of N_STAR rows to standard output
+    python infer_case.py measure             prints seconds per spectrum: the bare products, and the fit in memory
 
 The rows repeat one chunk of 1,024 spectra under new names: the time of cc-infer does not depend on their values,
 and making a million different ones would take longer than fitting them.
 """
+import json
+import os
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +51,41 @@ def write(path, model, flux, ivar, n_star):
             out.write(part)
 
 
-if __name__ == "__main__":
+def quickest(function, repeats=5):
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def product_time(fitter, n_block=64):
+    """Seconds per star of the bare float32 products, weights @ pairs and weighted residuals @ theta, in blocks of
+    64 stars on all threads."""
+    pairs = fitter.tiles[4].reshape(-1, fitter.tiles[4].shape[2])[:fitter.model.n_pix]
+    theta = np.ascontiguousarray(fitter.theta, np.float32)
+    weights = np.random.default_rng(1).random((64, fitter.model.n_pix), np.float32)
+
+    def block(_):
+        return weights @ pairs, weights @ theta
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return quickest(lambda: list(pool.map(block, range(n_block)))) / (64 * n_block)
+
+
+def measure():
+    from cannonkit.stages import infer
+
+    model, flux, ivar = make()
+    fitter = infer.prepare(model)
+    fitter.fit(flux, ivar)
+    return {"product": product_time(fitter), "fit": quickest(lambda: fitter.fit(flux, ivar)) / len(flux)}
+
+
+if __name__ == "__main__" and sys.argv[1] == "measure":
+    print(json.dumps(measure()))
+elif __name__ == "__main__":
     model = models.read(sys.argv[2])
     _, flux, ivar = synthetic.draw(np.random.default_rng(2), model, CHUNK, 100.0)
     write("-", model, flux, ivar, int(sys.argv[1]))
