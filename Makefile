@@ -20,10 +20,10 @@ TESTS ?= tests
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install venv demo test faults slurm man lint bench peers real clean
+.PHONY: help install venv demo check-demo test faults slurm man lint bench peers real clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\)[a-z ]*:.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\)[a-z -]*:.*## /\1\t/p' Makefile | expand -t 12
 
 install venv: $(INSTALLED) ## build .venv with cannonkit and what its tests need
 
@@ -43,6 +43,9 @@ demo: $(INSTALLED) $(RUN)/mock/truth.fits ## two simulated surveys through the w
 $(RUN)/mock/truth.fits: | $(INSTALLED)
 	mkdir -p $(RUN)
 	cc-mock -o $(RUN)/mock --overwrite
+
+check-demo: $(INSTALLED) ## what a finished demo must show: biases, scales, referees (fails where it does not)
+	python tests/check_demo.py $(RUN)
 
 test: $(INSTALLED) ## all tests (TESTS=tests/stages for some of them)
 	python -m pytest -q $(TESTS)
