@@ -1,4 +1,5 @@
 """The kernel cache guard under every trouble of reliability row 25, on a package of two toy kernels."""
+import ast
 import os
 import shutil
 import sys
@@ -104,7 +105,33 @@ def test_a_change_in_a_called_module_is_seen(run_kernel, tmp_path, root):
     first = run_kernel(package, tmp_path)
     (package / "cannonkit" / "kernels" / "inner.py").write_text(INNER.replace("x + 1", "x + 1000"))
     second = run_kernel(package, tmp_path)
-    assert (first[0], second[0], second[1]) == (10, 2008, False) and first[2] != second[2]
+    assert (first[0], second[0], second[1]) == (10, 2008, False) and first[2] == second[2]
+
+
+def test_equal_installations_share_their_kernels(run_kernel, tmp_path, root):
+    """Another clone, or a file that only looks newer, starts with what is there; an unrelated module too."""
+    assert run_kernel(make_package(tmp_path / "first", root), tmp_path)[1] is False
+    other = make_package(tmp_path / "second", root)
+    (other / "cannonkit" / "kernels" / "unrelated.py").write_text("x = 1\n")
+    assert run_kernel(other, tmp_path)[:2] == (10, True)
+
+
+def test_the_key_of_a_module_covers_all_that_it_imports(root):
+    """The quick reading of imports finds what Python's own parser finds, and kernels import no other room."""
+    from cannonkit.kernels import cache
+
+    for path in sorted((root / "cannonkit" / "kernels").glob("*.py")):
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            if isinstance(node, ast.ImportFrom) and node.module == "cannonkit.kernels":
+                found |= set(names)
+            elif isinstance(node, ast.ImportFrom) and node.module.startswith("cannonkit"):
+                assert node.module.startswith("cannonkit.kernels."), (path, node.module)
+                found.add(node.module.split(".")[2])
+            else:
+                assert not [name for name in names if name.startswith("cannonkit")], (path, names)
+        assert set(cache.imported(path.read_text())) == found, path
 
 
 def test_order_of_directories(play, tmp_path):
@@ -231,3 +258,4 @@ def test_real_kernels_are_guarded():
 
     assert isinstance(neighbours.mean_nearest_distance._cache, cache._GuardedCache)
     assert cache.directory() is not None and cache.version_key() in cache.directory()
+    assert os.path.isdir(os.path.join(cache.directory(), f"neighbours-{cache.module_key(neighbours.__file__)}"))

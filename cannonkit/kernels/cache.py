@@ -4,11 +4,12 @@ Numba's cache keeps machine code as pickles beside the source. Left alone it fai
 nothing can be written, on every run after a file was damaged, at the call when the disk is full, and
 it gives stale results when a function changes that a kernel in another file calls. So, for our kernels:
 
-- the directory is named by a hash of all kernel sources and of the versions of Python, numba,
-  llvmlite and numpy: a change anywhere is a new directory;
-- it stands in NUMBA_CACHE_DIR, else $XDG_CACHE_HOME/cannonkit or ~/.cache/cannonkit, else
+- the directory is named by a hash of the versions of Python, numba, llvmlite and numpy; in it, each
+  module has one named by a hash of its source and of the kernel modules that it imports, directly
+  or not: a change is a new directory for what depends on it, and equal installations share one;
+- the first stands in NUMBA_CACHE_DIR, else $XDG_CACHE_HOME/cannonkit or ~/.cache/cannonkit, else
   cannonkit-<uid> in the directory for temporary files: the first that is ours and can be written;
-- it belongs to us with mode 0700, or it is not used (its files are executed);
+- that one belongs to us with mode 0700, or it is not used (its files are executed);
 - a file carries a digest; a damaged one is removed and its kernel compiled again;
 - where nothing can be kept, kernels are compiled in memory.
 
@@ -17,6 +18,7 @@ Each trouble is one RuntimeWarning, at most one in a process, and never an error
 import glob
 import hashlib
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -27,9 +29,10 @@ import numba
 import numpy as np
 from numba.core import caching, dispatcher
 
-KEPT = 16  # directories of older sources and versions that are left in place
+KEPT = 16  # directories of older versions, and of older sources of each module, that are left in place
+_IMPORT = re.compile(rf"^\s*from {re.escape(__package__)}(?:\.(\w+))? import (.*)", re.MULTILINE)
 
-_state = {"warned": False, "directory": None}
+_state = {"warned": False, "directory": None, "keys": {}}
 
 
 def install():
@@ -55,15 +58,34 @@ def directory():
 
 
 def version_key():
-    """A short hash of all kernel sources and of the versions that decide the machine code."""
-    digest = hashlib.sha256()
-    for path in sorted(glob.glob(os.path.join(os.path.dirname(os.path.abspath(__file__)), "*.py"))):
-        with open(path, "rb") as file:
-            data = file.read()
-        digest.update(f"{os.path.basename(path)} {len(data)} ".encode() + data)
-    versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
-    digest.update(" ".join(versions).encode())
-    return digest.hexdigest()[:16]
+    """A short hash of the versions that decide the machine code."""
+    return _key(" ".join((sys.version, numba.__version__, llvmlite.__version__, np.__version__)).encode())
+
+
+def module_key(path):
+    """A short hash of the source in file `path` and of all kernel modules that it imports, directly or not."""
+    folder = os.path.dirname(os.path.abspath(path))
+    sources, found = {}, [os.path.basename(path)]
+    while found:
+        name = found.pop()
+        if name not in sources:
+            with open(os.path.join(folder, name), "rb") as file:
+                sources[name] = file.read()
+            found += [f"{word}.py" for word in imported(sources[name].decode())
+                      if os.path.exists(os.path.join(folder, f"{word}.py"))]
+    return _key(*(f"{name} {len(sources[name])} ".encode() + sources[name] for name in sorted(sources)))
+
+
+def imported(source):
+    """Names of the kernel modules that `source` imports; `from cannonkit.kernels import a, b` on one line."""
+    names = []
+    for module, rest in _IMPORT.findall(source):
+        names += [module] if module else re.findall(r"(\w+)(?: as \w+)?", rest)
+    return names
+
+
+def _key(*parts):
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
 def choose(environ):
@@ -82,7 +104,7 @@ def choose(environ):
             if asked_for:
                 _warn(f"NUMBA_CACHE_DIR is not used for compiled kernels ({reason})")
             continue
-        _forget_old(base, path)
+        _forget_old(path, "cannonkit-kernels-*")
         return path
     _warn(f"compiled kernels cannot be kept, so every start compiles them ({'; '.join(reasons)})")
     return None
@@ -121,11 +143,11 @@ def _prepare(base, name):
     return path
 
 
-def _forget_old(base, used):
-    """Keep `used` and the KEPT others that were used last."""
+def _forget_old(used, pattern):
+    """Keep the directory `used` and, of those beside it that match `pattern`, the KEPT used last."""
     try:
         os.utime(used)
-        others = [path for path in glob.glob(os.path.join(base, "cannonkit-kernels-*")) if path != used]
+        others = [path for path in glob.glob(os.path.join(glob.escape(os.path.dirname(used)), pattern)) if path != used]
         others.sort(key=os.path.getmtime, reverse=True)
     except OSError:
         return
@@ -143,11 +165,22 @@ def _warn(text):
 
 
 class _Locator(caching.UserProvidedCacheLocator):
-    """Our directory, whatever the process's environment says."""
+    """A directory for each module and state of its sources, whatever the process's environment says."""
 
     def __init__(self, py_func, py_file):
         super().__init__(py_func, py_file)
-        self._cache_path = os.path.join(_state["directory"], self.get_suitable_cache_subpath(py_file))
+        module = os.path.splitext(os.path.basename(py_file))[0]
+        known = _state["keys"]
+        if py_file not in known:
+            known[py_file] = module_key(py_file)
+            path = os.path.join(_state["directory"], f"{module}-{known[py_file]}")
+            os.makedirs(path, mode=0o700, exist_ok=True)
+            _forget_old(path, f"{module}-{'?' * len(known[py_file])}")
+        self._key = known[py_file]
+        self._cache_path = os.path.join(_state["directory"], f"{module}-{self._key}")
+
+    def get_source_stamp(self):
+        return self._key
 
     @classmethod
     def from_function(cls, py_func, py_file):
