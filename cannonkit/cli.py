@@ -495,6 +495,8 @@ def main(parser, run, argv=None):
             if _state["bar"] is not None:
                 _state["bar"].__exit__()
         _flush()
+        if own:
+            process.finish(code)
         return code
     except SystemExit as stop:  # --help and --version
         return _closing(stop.code if isinstance(stop.code, int) else 0)

@@ -4,6 +4,7 @@ Imported when a command runs; imports no numpy or numba, because the number of t
 known before they load.
 """
 import errno
+import gc
 import os
 import signal
 import sys
@@ -44,6 +45,16 @@ def start():
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
     _one_line_warnings()
+    gc.set_threshold(100_000, 20, 20)  # imports make 200,000 objects that stay; looking through them takes time
+
+
+def finish(code):
+    """End a process whose outputs are whole and flushed, at once: taking Python apart takes 0.1 s."""
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        pass
+    os._exit(code)
 
 
 def _terminate(number, frame):

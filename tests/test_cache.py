@@ -36,7 +36,7 @@ def make_package(folder, root):
     kernels = folder / "cannonkit" / "kernels"
     kernels.mkdir(parents=True)
     (folder / "cannonkit" / "__init__.py").write_text("")
-    for name in ("__init__.py", "cache.py"):
+    for name in ("__init__.py", "blas.py", "cache.py"):
         shutil.copy(root / "cannonkit" / "kernels" / name, kernels)
     (kernels / "outer.py").write_text(OUTER)
     (kernels / "inner.py").write_text(INNER)
@@ -97,6 +97,27 @@ def test_second_start_is_from_the_cache(play, tmp_path):
     assert os.stat(directory).st_mode & 0o777 == 0o700
     assert os.stat(os.path.dirname(directory)).st_mode & 0o777 == 0o700
     assert play() == (10, True, directory, [])
+
+
+def test_a_kept_kernel_needs_no_compiler(package, filled, start):
+    """Numba's tables of what it can compile (0.2 s to fill) and the rest of SciPy stay away."""
+    code = RUN.format(package=str(package)) + "print(sorted({'numba.np.npyimpl', 'scipy.linalg'} & set(sys.modules)))"
+    done = start([sys.executable, "-c", code], env={"NUMBA_CACHE_DIR": filled})
+    assert done.code == 0 and done.out.decode().split()[1] == "1", done
+    assert done.out.decode().splitlines()[-1] == "[]", done
+
+
+def test_products_do_not_load_all_of_scipy(start):
+    """Numba finds SciPy's BLAS module by its name, and the package can still be imported after it."""
+    code = ("import sys, numpy as np; from numba import njit; from cannonkit.kernels import blas\n"
+            "assert blas.NAME in sys.modules and 'scipy.linalg' not in sys.modules\n"
+            "a = np.arange(12.0).reshape(3, 4)\n"
+            "print(np.abs(njit(lambda a: np.dot(a, a.T))(a) - a @ a.T).max())\n"
+            "import scipy.linalg, scipy.optimize; from scipy.linalg import cython_blas\n"
+            "assert cython_blas is sys.modules[blas.NAME]\n"
+            "print(np.abs(scipy.linalg.solve(np.eye(3) * 2, np.ones(3)) - 0.5).max())")
+    done = start([sys.executable, "-c", code])
+    assert (done.code, done.out.decode().split()) == (0, ["0.0", "0.0"]), done
 
 
 def test_a_change_in_a_called_module_is_seen(run_kernel, tmp_path, root):

@@ -223,11 +223,13 @@ def _line_windows(args, settings, columns, survey):
     """(name, windows) of the line mask for censoring, or None where no label of the model is censored."""
     import os
 
-    from cannonkit import errors, recipe
+    from cannonkit import errors
 
     censored = [n for n in settings.censor if n in columns.labels]
     if not censored:
         return None
+    from cannonkit import recipe
+
     name = args.line_mask or settings.line_masks.get(survey)
     if name is None:
         raise errors.ConfigError(f"censor: {', '.join(censored)}: no line mask for spectra of survey {survey!r}: name "

@@ -1,4 +1,5 @@
-"""Compiled loops: arrays in, arrays out. Importing any of them sets up the kernel cache first."""
-from cannonkit.kernels import cache
+"""Compiled loops: arrays in, arrays out. Importing any of them sets up the kernel cache and BLAS first."""
+from cannonkit.kernels import blas, cache
 
 cache.install()
+blas.load()

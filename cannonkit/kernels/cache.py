@@ -28,6 +28,7 @@ import llvmlite
 import numba
 import numpy as np
 from numba.core import caching, dispatcher
+from numba.core.runtime import rtsys
 
 KEPT = 16  # directories of older versions, and of older sources of each module, that are left in place
 _IMPORT = re.compile(rf"^\s*from {re.escape(__package__)}(?:\.(\w+))? import (.*)", re.MULTILINE)
@@ -44,10 +45,7 @@ def install():
         if not (self.py_func.__module__ or "").startswith(f"{__package__}."):
             original(self)
         elif _state["directory"] is not None:
-            try:
-                self._cache = _GuardedCache(self.py_func)
-            except (OSError, RuntimeError) as error:
-                _warn(f"compiled kernels cannot be kept ({error}); this start is slower")
+            self._cache = _GuardedCache(self.py_func)
 
     dispatcher.Dispatcher.enable_caching = enable_caching
 
@@ -224,18 +222,33 @@ class _Implementation(caching.CompileResultCacheImpl):
 
 
 class _GuardedCache(caching.FunctionCache):
-    """FunctionCache whose troubles cost a compilation, not the run."""
-
-    _impl_class = _Implementation
+    """FunctionCache whose troubles cost a compilation, not the run. Its place is looked up when a kernel is called:
+    most functions are compiled into another one and have no file of their own to load."""
 
     def __init__(self, py_func):
-        super().__init__(py_func)
-        self._cache_file = _Files(cache_path=self._cache_path, filename_base=self._impl.filename_base,
-                                  source_stamp=self._impl.locator.get_source_stamp())
+        self._py_func = py_func
+        self._name = repr(py_func)
+        self._impl = self._cache_path = self._cache_file = None
+        self.enable()
+
+    def _find_place(self):
+        if self._cache_file is None:
+            self._impl = _Implementation(self._py_func)
+            self._cache_path = self._impl.locator.get_cache_path()
+            self._cache_file = _Files(cache_path=self._cache_path, filename_base=self._impl.filename_base,
+                                      source_stamp=self._impl.locator.get_source_stamp())
 
     def load_overload(self, sig, target_context):
+        """A kept kernel, or None. Numba's own version first fills its tables of all that it can compile (0.2 s,
+        which the compiler does itself); machine code needs the memory functions only."""
         try:
-            return super().load_overload(sig, target_context)
+            self._find_place()
+            rtsys.initialize(target_context)
+        except (OSError, RuntimeError) as error:
+            self._no_place(error)
+            return None
+        try:
+            return self._load_overload(sig, target_context)
         except MemoryError:
             raise
         except Exception as error:  # whatever a damaged pickle can raise
@@ -251,6 +264,9 @@ class _GuardedCache(caching.FunctionCache):
     def save_overload(self, sig, data):
         try:
             super().save_overload(sig, data)
-        except OSError as error:
-            _warn(f"compiled kernels cannot be kept ({error}); the next start compiles them again")
-            self.disable()
+        except (OSError, RuntimeError) as error:
+            self._no_place(error)
+
+    def _no_place(self, error):
+        _warn(f"compiled kernels cannot be kept ({error}); the next start compiles them again")
+        self.disable()
