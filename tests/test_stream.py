@@ -70,6 +70,20 @@ def test_file_round_trip(tmp_path, rng, chunk):
         assert source.table["flux"].unit == "" and source.table.names == schema.spectra_table(N_PIX, 12).names
 
 
+def test_the_disk_begins_early(tmp_path, rng, monkeypatch):
+    """Every byte but the last few goes to the disk while the file is written; the hint may be missing or fail."""
+    sent = []
+    monkeypatch.setattr(stream, "SEND_BYTES", 100)
+    honest = stream._send_to_disk
+    monkeypatch.setattr(stream, "_send_to_disk", lambda fd, *part: (sent.append(part), honest(fd, *part)))
+    product(tmp_path / "a.fits", rng)
+    assert [offset for offset, _ in sent] == [0, *np.cumsum([size for _, size in sent])[:-1]]
+    assert sum(size for _, size in sent) > 0.9 * (tmp_path / "a.fits").stat().st_size
+    honest(-1, 0, 10)                                           # a bad descriptor: no exception
+    monkeypatch.setattr(stream.ctypes, "CDLL", lambda name: object())
+    honest(-1, 0, 10)                                           # no such call
+
+
 def test_pipe_gives_the_rows_and_sums_of_the_file(tmp_path, rng, pipe_stdin):
     rows = product(tmp_path / "a.fits", rng)
     pipe_stdin((tmp_path / "a.fits").read_bytes())

@@ -196,7 +196,7 @@ def _catalogue(args):
         with cli.Progress(n_row, "rows", args) as progress, ThreadPoolExecutor(1) as writer:
             first, written = 0, None
             for one in inputs:
-                for _, rows in one.source.chunks(chunk):
+                for _, rows in one.source.chunks(chunk, reuse=True):
                     made = one.catalogue_rows(table, rows, names)
                     stars.point(made, first)
                     if written is not None:         # one chunk is written while the next is made
@@ -350,18 +350,21 @@ class _Stars:
     """Which rows are of one star, over all inputs."""
 
     def __init__(self, inputs, settings, surveys):
+        from concurrent.futures import ThreadPoolExecutor
+
         import numpy as np
 
         from cannonkit.stages import merge
         from cannonkit.stages.lookup import Lookup
 
-        keys, ids = [], []
         templates = _key_templates(settings, inputs)
-        for one in inputs:
+
+        def names_of(one):
             key, own = _keys(one, templates.get(one.survey))
             Lookup(own, one.source.name)                        # an id that stands twice is refused
-            keys.append(key)
-            ids.append(own)
+            return key, own
+        with ThreadPoolExecutor(2) as pool:
+            keys, ids = zip(*pool.map(names_of, inputs), strict=True)
         total = sum(len(i) for i in ids)
         self.other = merge.cross_reference(keys) if templates else np.full(total, -1, np.int64)
         del keys
@@ -418,9 +421,11 @@ def _keys(one, templates):
                                  schema.Column("dr3_source_id", "i8", null=schema.NULL_ID))}
     template = Columns(known, one.source.name).template(templates, "key") if templates else None
     gaia = [n for n in (template.needed if template else ()) if n not in ("id", "star_id")]
-    keys, ids = [], []
-    for first, rows in one.source.chunks(65536, ["id", "star_id"]):
-        ids.append(rows["id"].copy())
+    ids = np.zeros(one.source.n_row, one.source.columns["id"].dtype)
+    keys = np.zeros(one.source.n_row, f"S{template.width if template else 1}")
+    for first, rows in one.source.chunks(8192, ["id", "star_id"], reuse=True):
+        here = slice(first, first + len(rows))
+        ids[here] = rows["id"]
         if gaia:
             of_survey = one.rows_of(rows["id"])[1]
             wide = np.zeros(len(rows), [*((n, rows.dtype[n]) for n in ("id", "star_id")), *((n, "i8") for n in gaia)])
@@ -429,11 +434,10 @@ def _keys(one, templates):
             for name in gaia:
                 wide[name] = of_survey[name]
             rows = wide
-        keys.append(template.fill(rows, np.arange(first, first + len(rows))) if template else
-                    np.zeros(len(rows), "S1"))
+        if template:
+            keys[here] = template.fill(rows, np.arange(first, first + len(rows)))
     one.rows_of.at = 0
-    blank = np.zeros(0, "S1")
-    return np.concatenate(keys) if keys else blank, np.concatenate(ids) if ids else blank
+    return keys, ids
 
 
 class _Best:

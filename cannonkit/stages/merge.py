@@ -76,13 +76,11 @@ def cross_reference(keys):
     """
     offsets = np.cumsum([0, *(len(k) for k in keys)])
     other = np.full(offsets[-1], -1, np.int64)
+    tables = [Lookup(k, unique=False) for k in keys]
     for a in range(len(keys)):
         for b in range(a + 1, len(keys)):
-            first, second = Lookup(keys[a], unique=False), Lookup(keys[b], unique=False)
-            # The first row of each star in a, and its first row in b.
-            in_a = first.find(keys[a])
-            rows_a = np.flatnonzero(in_a == np.arange(len(keys[a])))
-            in_b = second.find(keys[a][rows_a])
+            rows_a = tables[a].firsts()
+            in_b = tables[b].find(keys[a][rows_a])
             there = in_b >= 0
             rows_a, rows_b = rows_a[there] + offsets[a], in_b[there] + offsets[b]
             free = (other[rows_a] < 0) & (other[rows_b] < 0)

@@ -190,4 +190,20 @@ def test_lookup_is_right_where_hashes_collide(monkeypatch, bits):
     assert table.find(asked).tolist() == [39 - k for k in range(5, 30, 2)] + [-1, -1]
     with pytest.raises(DataError, match="'n3' stands in rows 3 and 40 .1 such"):
         Lookup(np.append(names, b"n3"))
-    assert Lookup(np.append(names, b"n3"), unique=False).find(np.array([b"n3"])).tolist() == [3]
+    twice = Lookup(np.append(names, b"n3"), unique=False)
+    assert twice.find(np.array([b"n3"])).tolist() == [3]
+    assert twice.firsts().tolist() == list(range(40))
+
+
+def test_lookup_of_many_blank_and_equal_names():
+    rng = np.random.default_rng(5)
+    names = rng.integers(0, 1500, 20000).astype("S6")
+    names[rng.permutation(20000)[:8000]] = b""                  # stars without a name: no place in the index
+    table = Lookup(names, unique=False)
+    first = {}
+    for row, name in enumerate(names.tolist()):
+        first.setdefault(name, row)
+    expected = [first[n] if n else -1 for n in names.tolist()]
+    assert table.find(names).tolist() == expected
+    assert table.firsts().tolist() == sorted(row for name, row in first.items() if name)
+    assert len(table.hashes) == (names != b"").sum() and table.reach < 60
