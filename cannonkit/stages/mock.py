@@ -247,7 +247,7 @@ def _galah(stars, settings, rng):
     s = stars[star]
     n = len(star)
     labels, errors = mock_surveys.observed_labels(s, "galah", settings.label_noise, rng)
-    flag, chi2 = mock_surveys.galah_flags(stars, star, snr, settings, rng)
+    flag, chi2 = mock_surveys.galah_flags(stars, star, labels["teff"], snr, settings, rng)
     lost = (rng.random(n) < 0.02 * settings.flag_rate) | ((flag & 512) != 0)  # no result of SME
     lost |= (s["kind"] == b"hot") & (rng.random(n) < 0.3)
     flag[lost] |= 512

@@ -12,26 +12,27 @@ from cannonkit.stages import mock_stars
 from cannonkit.stages.catalogue import galah_vmicro
 
 LABELS = ("teff", "logg", "fe_h", "alpha_fe", "vmicro", "vbroad")
+GALAH_TEFF = (3000.0, 8000.0)  # the grid of GALAH DR3: labels outside it carry the grid-limit flag
 APOGEE_VBROAD_GRID = np.array([1.5, 3.0, 6.0, 12.0, 24.0, 48.0, 96.0])
 
-# Mean of APOGEE - GALAH, giants then dwarfs (paper, Table 1), and the errors per row that, with the scatter
-# of
-# the trends, give its sigma: (APOGEE giants, dwarfs), (GALAH giants, dwarfs).
+# Mean of APOGEE - GALAH, giants then dwarfs (paper, Table 1), and the errors per row that, with the scatter of
+# the trends, give its sigma: (APOGEE giants, dwarfs), (GALAH giants, dwarfs). APOGEE's v_micro is the truth
+# plus VMICRO_OFFSET, GALAH's is its formula; Table 1's offset is what lies between the two.
 OFFSET = {
     "teff": (35.0, 0.0),
     "logg": (0.03, 0.08),
     "fe_h": (0.05, 0.0),
     "alpha_fe": (-0.04, -0.02),
-    "vmicro": (0.07, -0.14),
     "vbroad": (-3.08, -2.59),
 }
+VMICRO_OFFSET = (0.0, -0.07)
 ERROR = {
     "teff": ((30.0, 40.0), (58.0, 82.0)),
     "logg": ((0.05, 0.05), (0.118, 0.082)),
     "fe_h": ((0.025, 0.025), (0.050, 0.045)),
     "alpha_fe": ((0.018, 0.018), (0.050, 0.044)),
-    "vmicro": ((0.30, 0.38), (0.0, 0.0)),
-    "vbroad": ((0.6, 0.0), (1.0, 1.4)),
+    "vmicro": ((0.24, 0.34), (0.0, 0.0)),
+    "vbroad": ((0.3, 0.0), (1.13, 1.4)),
 }
 
 
@@ -53,7 +54,7 @@ def _difference(name, stars):
     return value
 
 
-GALAH_SHARE = {"teff": 0.5, "logg": 0.7, "fe_h": 0.8, "alpha_fe": 0.6, "vmicro": 1.0, "vbroad": 0.5}
+GALAH_SHARE = {"teff": 0.5, "logg": 0.7, "fe_h": 0.8, "alpha_fe": 0.6, "vbroad": 0.5}
 
 
 def scale_labels(stars, survey):
@@ -62,16 +63,13 @@ def scale_labels(stars, survey):
     v_micro: GALAH's is its formula of these teff and logg; APOGEE's is the truth plus its offset.
     """
     out = {}
-    for name in LABELS:
+    for name, share in GALAH_SHARE.items():
         d = _difference(name, stars)
-        share = GALAH_SHARE[name]
         out[name] = stars[name] + ((1.0 - share) * d if survey == "apogee" else -share * d)
     if survey == "galah":
         out["vmicro"] = galah_vmicro(out["teff"], out["logg"])
     else:
-        giant = stars["logg"] < 3.5
-        out["vmicro"] = galah_vmicro(stars["teff"], stars["logg"]) + np.where(giant, *OFFSET["vmicro"])
-        out["vmicro"] = 0.5 * (out["vmicro"] + stars["vmicro"] + np.where(giant, 0.1, -0.1))
+        out["vmicro"] = stars["vmicro"] + np.where(stars["logg"] < 3.5, *VMICRO_OFFSET)
         out["vbroad"] = np.maximum(out["vbroad"], 0.8)
     return out
 
@@ -217,8 +215,8 @@ def apogee_flags(stars, star, snr, settings, rng):
     return starflag, aspcap, lost
 
 
-def galah_flags(stars, star, snr, settings, rng):
-    """flag_sp, int64, and chi2_sp."""
+def galah_flags(stars, star, teff, snr, settings, rng):
+    """flag_sp, int64, and chi2_sp; `teff` is GALAH's own (K)."""
     n = len(star)
     word, flag = bitmasks.GALAH_FLAG_SP, np.zeros(n, np.int64)
 
@@ -248,6 +246,7 @@ def galah_flags(stars, star, snr, settings, rng):
         ("GRID_LIMIT", b"hot", 0.6),
     ):
         flag[(kind == which) & (rng.random(n) < rate)] |= word.mask(name)
+    flag[(teff < GALAH_TEFF[0]) | (teff > GALAH_TEFF[1])] |= word.mask("GRID_LIMIT")
     chi2 = 0.55 * np.exp(0.35 * rng.standard_normal(n)) * (1.0 + (snr / 110.0) ** 2)
     return flag, chi2
 
