@@ -62,12 +62,12 @@ def agreement_item(figure, name, title, paper, text, units, given, found, files,
         line = stage.running(x, y, common.edges(x, settings.bins), settings.min_count)
         panels.append((label, unit, *common.cloud(x, y, both, both, plots.few), both, line,
                        f"bias {common.quantity(a.bias, unit)}\nscatter {common.quantity(a.scatter, unit)}"))
-        rows.append((a.n, a.mean, a.bias, a.scatter, a.rms, a.spread, a.slope, a.low_end, a.high_end))
+        rows.append((a.n, a.bias, a.median, a.scatter, a.rms, a.spread, a.slope, a.low_end, a.high_end))
         numbers.append(f"{common.name(label)} {common.quantity(a.bias, unit, sign=True)} \u00b1 "
                        f"{common.quantity(a.scatter, unit)}")
     column = schema.Column
     columns = (column("n", "i8", "", "stars with both labels"),
-               column("mean", "f8", "", "mean difference"), column("bias", "f8", "", "median difference"),
+               column("bias", "f8", "", "mean difference"), column("median", "f8", "", "median difference"),
                column("scatter", "f8", "", "half of 84th minus 16th percentile of the difference"),
                column("rms", "f8", "", "root mean square difference"),
                column("spread", "f8", "", f"half of 84th minus 16th percentile of the {x_text}"),
@@ -78,7 +78,7 @@ def agreement_item(figure, name, title, paper, text, units, given, found, files,
     listing.digits["slope"] = 2
     n = max((row[0] for row in rows), default=0)
     caption = (f"{text} {common.count(n)} stars; black: one to one; red: running median with 16th and 84th "
-               f"percentiles. Bias (median) \u00b1 scatter: {'; '.join(numbers)}.")
+               f"percentiles. Bias (mean) \u00b1 scatter: {'; '.join(numbers)}.")
     return Item(figure, name, title, paper, caption, files,
                 lambda: plots.one_to_one(panels, x_text, y_text, mock), (listing,))
 

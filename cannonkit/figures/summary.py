@@ -25,11 +25,11 @@ def _models(run):
         own, given, found = models.cross_validation(run, name)
         units |= {n: u for n, u in own.items() if n not in units}
         cells = {n: [] for n in own}
-        _add_scatter(cells, own, given, found, biases, f"{common.shout(name)} cross-validation")
+        _add_scatter(cells, own, given, found, biases, common.shout(name))
         if known:
             if name in run.files["labels"]:
                 own, given, found = labels.true_and_found(run, name)
-                _add_scatter(cells, own, given, found, biases, f"{common.shout(name)} against the truth")
+                _add_scatter(cells, own, given, found)
             else:
                 cells = {n: [*c, "-"] for n, c in cells.items()}
         if run.files["errors"]:
@@ -47,19 +47,20 @@ def _models(run):
         out.append(f"{title:<27}" + "".join(cells.get(n, "-").rjust(width[n]) for n in units))
     if biases:
         part, text = max(biases)
-        out.append(f"largest bias: {text} ({part:.2f} of its scatter)")
+        out.append(f"largest cross-validation bias: {text} ({part:.2f} of its scatter)")
     return out
 
 
-def _add_scatter(cells, units, given, found, biases, where):
+def _add_scatter(cells, units, given, found, biases=None, where=""):
+    """Append a column of scatters to `cells`; |mean| over scatter of each label to `biases`, where given."""
     for i, (label, unit) in enumerate(units.items()):
         m = stage.moments(found[:, i] - given[:, i])
         places = common.digits(unit)
         places = 2 if places is None else places
         if label in cells:
             cells[label].append(f"{m.scatter:.{places}f}" if m.n else "-")
-        if m.n and m.scatter > 0:
-            biases.append((abs(m.median) / m.scatter, f"{where}, {label} {m.median:+.{places + 1}f} {unit}"))
+        if biases is not None and m.n and m.scatter > 0:
+            biases.append((abs(m.mean) / m.scatter, f"{where} {label} {m.mean:+.{places + 1}f} {unit}"))
 
 
 def _factors(run, name):

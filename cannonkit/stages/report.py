@@ -157,8 +157,8 @@ class Agreement(NamedTuple):
     """How well a predicted label follows its reference, over the stars that have both."""
 
     n: int
-    mean: float              # of predicted - reference
-    bias: float              # its median
+    bias: float              # mean of predicted - reference
+    median: float
     scatter: float           # its half 16-84 range
     rms: float
     spread: float            # half 16-84 range of the reference

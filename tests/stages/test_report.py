@@ -81,7 +81,8 @@ def test_agreement_finds_a_planted_pull(rng):
     predicted = 0.8 * reference + 0.1 + rng.normal(0, 0.05, 4000)
     a = report.agreement(reference, predicted)
     d = predicted - reference
-    assert a.n == 4000 and a.bias == pytest.approx(np.median(d)) and a.scatter == pytest.approx(scatter(d))
+    assert a.n == 4000 and a.bias == pytest.approx(d.mean()) and a.median == pytest.approx(np.median(d))
+    assert a.scatter == pytest.approx(scatter(d))
     assert a.slope == pytest.approx(np.polyfit(reference, d, 1)[0])
     assert a.slope == pytest.approx(-0.2, abs=0.01)
     # mean of a unit Gaussian's outer tenth is +-1.755
