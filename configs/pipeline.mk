@@ -31,13 +31,17 @@ PAIR_RECIPE ?= $(HERE)apogee_galah.yaml
 APOGEE_GAIA_RECIPE ?= $(HERE)gaia_edr3_sky.yaml
 GALAH_GAIA_RECIPE ?= $(HERE)gaia_edr3.yaml
 DISTANCES_RECIPE ?= $(HERE)distances_geo.yaml
+# Sections crossmatch and resample of CONFIG count too, but a change of it alone does not select and resample again.
 CONFIG ?= $(HERE)cannon.yaml
+# Share of the stars with repeats that the errors of X.pulls.fits have not seen; empty: no X.pulls.fits.
+HOLDOUT ?= 0.3
 # Options for every command (such as --quiet), and for some.
 OPTIONS ?=
 TRAIN_OPTIONS ?=
 
 MODELS := acgs gcgs gcaa acaa
-CC := --overwrite $(OPTIONS)
+comma := ,
+CC := --config $(CONFIG) --overwrite $(OPTIONS)
 
 .PHONY: all catalogues report summary
 all: catalogues report summary
@@ -87,22 +91,22 @@ $(RUN)/acaa.model.fits $(RUN)/gcaa.model.fits: LABELS = apogee
 
 $(MODELS:%=$(RUN)/%.model.fits): $(RUN)/%.model.fits: $(RUN)/training.fits $(CONFIG)
 	cc-train $(filter %_spectra.fits,$^) --training $(RUN)/training.fits --labels $(LABELS) \
-	    --config $(CONFIG) $(TRAIN_OPTIONS) -o $@ $(CC)
+	    $(TRAIN_OPTIONS) -o $@ $(CC)
 
 # --- labels of every spectrum: both models of a survey in one pass -------------------------------
-$(RUN)/acgs.labels.fits $(RUN)/acaa.labels.fits &: $(RUN)/apogee_spectra.fits $(RUN)/acgs.model.fits $(RUN)/acaa.model.fits
+$(RUN)/acgs.labels.fits $(RUN)/acaa.labels.fits &: $(RUN)/apogee_spectra.fits $(RUN)/acgs.model.fits $(RUN)/acaa.model.fits $(CONFIG)
 	cc-infer $< -m $(RUN)/acgs.model.fits -o $(RUN)/acgs.labels.fits \
 	    -m $(RUN)/acaa.model.fits -o $(RUN)/acaa.labels.fits $(CC)
 
-$(RUN)/gcgs.labels.fits $(RUN)/gcaa.labels.fits &: $(RUN)/galah_spectra.fits $(RUN)/gcgs.model.fits $(RUN)/gcaa.model.fits
+$(RUN)/gcgs.labels.fits $(RUN)/gcaa.labels.fits &: $(RUN)/galah_spectra.fits $(RUN)/gcgs.model.fits $(RUN)/gcaa.model.fits $(CONFIG)
 	cc-infer $< -m $(RUN)/gcgs.model.fits -o $(RUN)/gcgs.labels.fits \
 	    -m $(RUN)/gcaa.model.fits -o $(RUN)/gcaa.labels.fits $(CC)
 
-$(RUN)/acgs.repeats.fits $(RUN)/acaa.repeats.fits &: $(RUN)/apogee_repeat_spectra.fits $(RUN)/acgs.model.fits $(RUN)/acaa.model.fits
+$(RUN)/acgs.repeats.fits $(RUN)/acaa.repeats.fits &: $(RUN)/apogee_repeat_spectra.fits $(RUN)/acgs.model.fits $(RUN)/acaa.model.fits $(CONFIG)
 	cc-infer $< -m $(RUN)/acgs.model.fits -o $(RUN)/acgs.repeats.fits \
 	    -m $(RUN)/acaa.model.fits -o $(RUN)/acaa.repeats.fits $(CC)
 
-$(RUN)/gcgs.repeats.fits $(RUN)/gcaa.repeats.fits &: $(RUN)/galah_repeat_spectra.fits $(RUN)/gcgs.model.fits $(RUN)/gcaa.model.fits
+$(RUN)/gcgs.repeats.fits $(RUN)/gcaa.repeats.fits &: $(RUN)/galah_repeat_spectra.fits $(RUN)/gcgs.model.fits $(RUN)/gcaa.model.fits $(CONFIG)
 	cc-infer $< -m $(RUN)/gcgs.model.fits -o $(RUN)/gcgs.repeats.fits \
 	    -m $(RUN)/gcaa.model.fits -o $(RUN)/gcaa.repeats.fits $(CC)
 
@@ -113,25 +117,41 @@ $(RUN)/acgs.flagged.fits $(RUN)/acaa.flagged.fits: $(RUN)/apogee_catalogue.fits 
 $(RUN)/gcgs.flagged.fits $(RUN)/gcaa.flagged.fits: $(RUN)/galah_catalogue.fits $(GALAH_RECIPE)
 
 $(MODELS:%=$(RUN)/%.flagged.fits): $(RUN)/%.flagged.fits: $(RUN)/%.labels.fits $(RUN)/%.model.fits $(CONFIG)
-	cc-flag $< -m $(RUN)/$*.model.fits $(SURVEY) --config $(CONFIG) -o $@ $(CC)
+	cc-flag $< -m $(RUN)/$*.model.fits $(SURVEY) -o $@ $(CC)
 
 $(MODELS:%=$(RUN)/%.errors.fits): $(RUN)/%.errors.fits: $(RUN)/%.repeats.fits $(CONFIG)
-	cc-errors calibrate $< --config $(CONFIG) -o $@ $(CC)
+	cc-errors calibrate $< -o $@ $(CC)
 
-$(MODELS:%=$(RUN)/%.final.fits): $(RUN)/%.final.fits: $(RUN)/%.flagged.fits $(RUN)/%.errors.fits
+$(MODELS:%=$(RUN)/%.final.fits): $(RUN)/%.final.fits: $(RUN)/%.flagged.fits $(RUN)/%.errors.fits $(CONFIG)
 	cc-errors apply $< --errors $(RUN)/$*.errors.fits -o $@ $(CC)
+
+# How right such errors are: calibrated without some of the stars (both models), widths of pulls of those.
+$(MODELS:%=$(RUN)/%.unseen.fits): $(RUN)/%.unseen.fits: $(RUN)/%.repeats.fits $(CONFIG)
+	cc-errors calibrate $< --holdout $(HOLDOUT) --error-model full -o $@ $(CC)
+
+$(MODELS:%=$(RUN)/%.pulls.fits): $(RUN)/%.pulls.fits: $(RUN)/%.repeats.fits $(RUN)/%.unseen.fits $(CONFIG)
+	cc-errors validate $< --errors $(RUN)/$*.unseen.fits -o $@ $(CC)
 
 # --- the two catalogues --------------------------------------------------------------------------
 SURVEYS := --survey $(RUN)/apogee_catalogue.fits --recipe $(APOGEE_RECIPE) \
            --survey $(RUN)/galah_catalogue.fits --recipe $(GALAH_RECIPE)
 
 $(RUN)/galah_scaled.fits: $(RUN)/acgs.final.fits $(RUN)/gcgs.final.fits
-	cc-merge catalogue $^ $(SURVEYS) -o $@ $(CC)
-
 $(RUN)/apogee_scaled.fits: $(RUN)/acaa.final.fits $(RUN)/gcaa.final.fits
-	cc-merge catalogue $^ $(SURVEYS) -o $@ $(CC)
+$(RUN)/galah_scaled.fits $(RUN)/apogee_scaled.fits: $(RUN)/apogee_catalogue.fits $(RUN)/galah_catalogue.fits $(CONFIG)
+	cc-merge catalogue $(filter %.final.fits,$^) $(SURVEYS) -o $@ $(CC)
 
-$(RUN)/report/index.html: $(RUN)/galah_scaled.fits $(RUN)/apogee_scaled.fits
-	cc-report page $(RUN) -o $(RUN)/report $(CC)
+# --- the report: of everything that lies in $(RUN) -----------------------------------------------
+REPORTED := training apogee_catalogue galah_catalogue apogee_repeats galah_repeats \
+    $(foreach survey,apogee galah,$(survey)_spectra $(survey)_repeat_spectra) \
+    $(foreach kind,model final repeats errors $(if $(HOLDOUT),pulls),$(MODELS:%=%.$(kind))) galah_scaled apogee_scaled
+
+# Other recipes than the report's own are named to it.
+RECIPES := $(if $(filter-out $(HERE)apogee_dr16.yaml $(HERE)galah_dr3.yaml,$(APOGEE_RECIPE) $(GALAH_RECIPE)), \
+    --recipes $(APOGEE_RECIPE)$(comma)$(GALAH_RECIPE))
+
+$(RUN)/report/index.html: $(REPORTED:%=$(RUN)/%.fits) $(CONFIG) $(wildcard $(RUN)/truth.fits $(RUN)/clusters.fits \
+    $(RUN)/mock/truth.fits $(RUN)/mock/clusters*.fits)
+	cc-report page $(RUN) -o $(RUN)/report $(RECIPES) $(CC)
 
 .SECONDARY:

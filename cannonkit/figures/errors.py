@@ -132,12 +132,13 @@ def pulls(run, settings):
         panels = [("all pairs, by kind of error", shown, kinds, every)]
         for a in dict.fromkeys(axis[axis != "all"].tolist()):
             panels.append(_bins(table, label, axis, a, labels, [k for k in kinds if k != "formal"]))
-        final = table["paper"][axis == "all"]
-        width = f"{np.nanmin(final):.2f} to {np.nanmax(final):.2f}" if np.isfinite(final).any() else "not measured"
+        whole = table[axis == "all"]
+        widths = ", ".join(f"{k} {np.nanmin(whole[k]):.2f} to {np.nanmax(whole[k]):.2f}" for k in kinds
+                           if np.isfinite(whole[k]).any())
         caption = (f"{common.shout(name)}: half 16\u201384 range of the differences of {against(file)} over "
                    f"their errors: 1 where the error is right. formal: of the fit; factor: times f; paper: the "
-                   f"larger of that and the precision; full: the full error model. All pairs with the paper's "
-                   f"final errors: {width}.")
+                   f"larger of that and the precision; full: the full error model. All "
+                   f"{int(whole['n_pair'].max(initial=0))} pairs: {widths or 'not measured'}.")
         column = schema.Column
         listing = Listing(f"pulls-{name}", f"{common.shout(name)}: widths of pulls", schema.Table("TABLE", (
             column("label", "S16", "", "label"), column("error", "S16", "", "which error"),
