@@ -16,6 +16,7 @@ INSTALLED := $(VENV)/.installed
 SHARED ?= ../shared
 RUN ?= build/demo
 TESTS ?= tests
+WORKERS ?= 2
 
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -47,8 +48,8 @@ $(RUN)/mock/truth.fits: | $(INSTALLED)
 check-demo: $(INSTALLED) ## what a finished demo must show: biases, scales, referees (fails where it does not)
 	python tests/check_demo.py $(RUN)
 
-test: $(INSTALLED) ## all tests (TESTS=tests/stages for some of them)
-	python -m pytest -q $(TESTS)
+test: $(INSTALLED) ## all tests (TESTS=tests/stages for some of them, WORKERS=4 processes)
+	python -m pytest -q -n $(WORKERS) --dist loadfile $(TESTS)
 
 faults: $(INSTALLED) ## the fault table at its full counts, and how it went
 	CANNONKIT_FAULTS=full python -m pytest -q tests/faults tests/test_stream.py tests/test_cli.py tests/test_config.py \

@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -86,8 +87,8 @@ def test_file_size_limit(world, tools, tool, play, judge, many, name):
 def test_memory_limit(world, tools, tool, play, judge, many, name):
     """RLIMIT_AS a little above what is in use: done, or 69 in one line; never a traceback or half a file.
 
-    Where the loader or OpenMP gets no memory for a new thread they end the process (127, 134) in a line of
-    their own; no program can catch that.
+    Where the loader, OpenMP or LLVM gets no memory they end the process (127, 134) in words of their own;
+    no program can catch that.
     """
     verdict = judge(15)
     line = tool(name, world[tools[name][1]])
@@ -100,7 +101,11 @@ def test_memory_limit(world, tools, tool, play, judge, many, name):
         if answer.code == 0:
             verdict.done(what, answer, None if _sums(out) == good else "other data")
             out.unlink()
-        elif answer.code in (127, 134) and "emory" in answer.err and play.files() == ["straight.fits"]:
+        elif (
+            answer.code in (127, 134)
+            and re.search("emory|bad_alloc", answer.err)
+            and play.files() == ["straight.fits"]
+        ):
             verdict.counts[0] += 1
             verdict.counts[1] += 1
         else:
