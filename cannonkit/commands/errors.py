@@ -336,6 +336,9 @@ def _validate(args):
             if holdout > 0 and not settings.against:
                 use = repeats.kept_aside(table.star, holdout, int(errors_source.header.get("HOLDSEED", 1)))
                 cli.log(f"{int(use.sum())} of {len(use)} spectra are of stars that calibrate left aside")
+            elif not settings.against:
+                cli.warn(f"{args.errors}: no stars were left aside (calibrate --holdout); on the repeats that it was "
+                         "calibrated on, widths are near 1 anyway")
             if cli.dry_run(args, rows=len(table.star), labels=",".join(table.names)):
                 return 0
             differences, (first, second) = differences_of(table, settings, use)

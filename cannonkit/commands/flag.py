@@ -271,16 +271,19 @@ class Counts:
             yield "NMISSING", self.missing, "stars that the survey's table does not have"
 
     def lines(self, settings):
-        n = max(1, self.n_row)
-        yield f"{self.n_row} stars, {self.n_row - self.flags.get('flag_training', 0)} of them in the training set"
-        far = ", ".join(f"{m} {k} ({100 * k / n:.1f} %)" for m, k in self.metrics.items())
-        yield f"farther than {settings.limit:g} by metric: {far}; the flag uses {settings.metric}"
+        """The summary: a line per flag, aligned."""
+        n = self.n_row
+        rows = [("stars", n), ("in the training set", n - self.flags.get("flag_training", 0))]
+        rows += [(f"distance above {settings.limit:g}, {m}{' (the flag)' if m == settings.metric else ''}", k)
+                 for m, k in self.metrics.items()]
         if self.recipe is not None:
-            names = ("flag_spectra", "flag_sp_aspcap", "flag_survey", "flag_snr")
-            bad = {name: self.flags.get(name, 0) for name in names}
-            yield "bad: " + ", ".join(f"{name} {k} ({100 * k / n:.1f} %)" for name, k in bad.items())
-            yield (f"clean (no flag and no bad bit): {self.clean} ({100 * self.clean / n:.1f} %); with every word "
-                   f"zero, warnings counted: {self.zero} ({100 * self.zero / n:.1f} %)")
+            rows += [(f"{name}: {what}", self.flags.get(name, 0)) for name, what in (
+                ("flag_spectra", "a bad bit"), ("flag_sp_aspcap", "a bad bit"), ("flag_survey", "an invalid label"),
+                ("flag_snr", "not above the limit"))]
+            rows += [("clean: no flag and no bad bit", self.clean),
+                     ("clean, warnings counted: every word 0", self.zero)]
+        for what, k in rows:
+            yield f"{what:<40} {k:>9} {100 * k / max(1, n):>6.1f} %"
 
 
 def main(argv=None):

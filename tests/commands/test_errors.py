@@ -103,6 +103,22 @@ def test_apply_options_change_the_errors(made, inside, tmp_path, options):
     assert np.isfinite(b["err_teff"]).all()
     assert not np.allclose(a["err_teff"], b["err_teff"], rtol=1e-6)
     np.testing.assert_allclose(b["err_teff"], a["err_teff"], rtol=1)
+    # The covariance goes with the errors, whatever their model: same correlations, new variances.
+    for rows in (a, b):
+        error = schema.label_array(rows, [f"err_{n}" for n in products.LABELS])
+        np.testing.assert_allclose(rows["cov_final"] / (error[:, :, None] * error[:, None, :]),
+                                   0.3 + 0.7 * np.broadcast_to(np.eye(6), rows["cov"].shape), rtol=1e-9)
+
+
+def test_validate_says_where_nothing_was_left_aside(made, inside, capfd, tmp_path):
+    repeats_file = made[0] / "repeats.fits"
+    assert inside("errors", "calibrate", repeats_file, "-o", tmp_path / "e.fits", "--quiet") == 0
+    capfd.readouterr()
+    assert inside("errors", "validate", repeats_file, "--errors", tmp_path / "e.fits", "-o", tmp_path / "p.fits") == 0
+    err = capfd.readouterr().err
+    assert "warning" in err and "no stars were left aside (calibrate --holdout)" in err
+    pulls, _ = products.read(tmp_path / "p.fits")
+    assert len(pulls) == 6 * (1 + 4 * 10) and np.isnan(pulls["full"]).all()     # ten bins of each quantity
 
 
 def test_failed_fits_and_missing_snr_keep_their_rows(made, inside, tmp_path):
@@ -236,7 +252,7 @@ def test_whole_numbers_can_name_the_star(inside, tmp_path):
     assert products.read(tmp_path / "e.fits")[0]["n_pair"].tolist() == [1500, 1500]
 
 
-def test_real_galah_dr4_labels(shared, command, tmp_path):
+def test_real_galah_dr4_labels(shared, command, inside, tmp_path):
     # 4,253 real stars; reference calculation with numpy: 16-84 of (label - reference) / (scaled formal error)
     # gives 7.5, 8.0, 6.0 and the standard deviation 17, 21, 13 (formats.md 0.1).
     path = shared / "data/labels/galah_dr4_labels_cannon_kfold.fits"
@@ -249,19 +265,29 @@ def test_real_galah_dr4_labels(shared, command, tmp_path):
     assert np.round(rows["f_standard"]).tolist() == [17, 21, 13]
     np.testing.assert_allclose(rows["f_scaled"], [21730, 24.1, 8.37], rtol=0.01)
     np.testing.assert_allclose(rows["f_robust"], rows["f_1684"], rtol=0.03)
-    # Two of the three folds calibrate the third (the file holds three of the Cannon's five).
-    folds = command("errors", "calibrate", path, *options, "--rows", "fold=1,2", "--error-model", "full", "-o",
-                    tmp_path / "two.fits")
-    assert folds.code == 0
-    assert command("errors", "validate", path, *options, "--rows", "fold=3", "--errors", tmp_path / "two.fits",
-                   "-o", tmp_path / "pulls.fits").code == 0
-    pulls, _ = products.read(tmp_path / "pulls.fits")
-    whole, bins = pulls[pulls["axis"] == b"all"], pulls[pulls["axis"] != b"all"]
-    np.testing.assert_allclose(whole["factor"], 1, atol=0.1)
-    np.testing.assert_allclose(whole["full"], 1, atol=0.1)
-    # 142 stars a bin: 8 % of noise; one factor for all leaves widths of 0.6 to 4.
-    assert np.all(np.abs(bins["full"] - 1) < np.maximum(0.1, 3 * bins["error"]))
-    assert np.max(bins["factor"]) > 2
+    for name, row in zip(("teff", "logg", "fe_h"), rows, strict=True):      # the table of f, in both units
+        line = next(x for x in result.err.splitlines() if f"{name}: f robust" in x)
+        assert f"{row['f_robust']:.2f}" in line and "in scaled units" in line, line
+    # The file holds three of the Cannon's five folds: each in turn is judged by f of the other two.
+    bins = []
+    for k in (1, 2, 3):
+        others = ",".join(str(j) for j in (1, 2, 3) if j != k)
+        assert inside("errors", "calibrate", path, *options, "--rows", f"fold={others}", "--error-model", "full", "-o",
+                      tmp_path / f"two{k}.fits", "--quiet") == 0
+        assert inside("errors", "validate", path, *options, "--rows", f"fold={k}", "--errors",
+                      tmp_path / f"two{k}.fits", "-o", tmp_path / f"pulls{k}.fits", "--quiet") == 0
+        pulls, _ = products.read(tmp_path / f"pulls{k}.fits")
+        whole = pulls[pulls["axis"] == b"all"]
+        np.testing.assert_allclose(whole["factor"], 1, atol=0.1)
+        np.testing.assert_allclose(whole["full"], 1, atol=0.1)
+        bins.append(pulls[pulls["axis"] != b"all"])
+    # 90 bins of 426 stars, 4.7 % of noise each: 87 within 0.1 are expected of right errors.
+    full, factor = (np.mean([b[kind] for b in bins], axis=0) for kind in ("full", "factor"))
+    print(f"\nreal GALAH DR4, {len(full)} bins: within 0.1 of 1: full {np.sum(np.abs(full - 1) <= 0.1)}, one factor "
+          f"{np.sum(np.abs(factor - 1) <= 0.1)}; rms about 1: full {np.sqrt(np.mean((full - 1)**2)):.3f}, one factor "
+          f"{np.sqrt(np.mean((factor - 1)**2)):.3f}")
+    assert len(full) == 90 and np.sum(np.abs(full - 1) <= 0.1) >= 85 and np.sqrt(np.mean((full - 1)**2)) < 0.06
+    assert np.max(np.abs(full - 1)) < 0.25 and np.max(factor) > 2
 
 
 # --- refusals -----------------------------------------------------------------------------------------------

@@ -1,4 +1,6 @@
 """cc-flag through files, pipes and shards, with both surveys' words, and what it refuses."""
+import re
+
 import numpy as np
 import products
 import pytest
@@ -85,9 +87,32 @@ def test_survey_words(made, command, tmp_path):
     assert header["SNRMIN"] == 80 and header["FSPBMASK"] == 0x23E19 and header["FPIBMASK"] == 0x9F0000
     assert header["FSPB04"] == "LOW_SNR" and header["FPIB23"] == "STAR_BAD"
     # 10 bad spectra, 5 bad pipeline, 3 invalid, 4 faint, 1 without labels: 377 clean, 30 fewer by zero words.
-    assert "clean (no flag and no bad bit): 377" in result.err and "warnings counted: 347" in result.err
-    assert "by metric: squared 1" in result.err and "absolute 1" in result.err and "root 1" in result.err
+    table = [re.fullmatch(r"cc-flag: (.*?) +(\d+) +([\d.]+) %", line) for line in result.err.splitlines()]
+    table = {m[1]: (int(m[2]), float(m[3])) for m in table if m}
+    assert table == {
+        "stars": (400, 100.0), "in the training set": (300, 75.0), "distance above 1e+09, squared (the flag)": (1, 0.2),
+        "distance above 1e+09, absolute": (1, 0.2), "distance above 1e+09, root": (1, 0.2),
+        "flag_spectra: a bad bit": (10, 2.5), "flag_sp_aspcap: a bad bit": (5, 1.2),
+        "flag_survey: an invalid label": (3, 0.8), "flag_snr: not above the limit": (4, 1.0),
+        "clean: no flag and no bad bit": (377, 94.2), "clean, warnings counted: every word 0": (347, 86.8)}
+    # Every bit of both words is named, and its meaning stands beside it.
+    for prefix, word in (("FSPB", STARFLAG), ("FPIB", ASPCAP)):
+        for bit in word.values():
+            assert header[f"{prefix}{bit.number:02d}"] == bit.name
+            assert header.comments[f"{prefix}{bit.number:02d}"] == bit.meaning != ""
     assert source.end_header["NCLEAN"] == 377 and source.end_header["NTRAIN"] == 300
+
+
+def test_the_survey_of_the_spectra_is_chosen_and_the_limit_of_its_snr_set(made, inside, tmp_path):
+    folder, rows, _ = made
+    ids = np.array([b"%d" % k for k in range(5)])
+    other = products.write_survey(tmp_path / "g.fits", "galah", ids, ids, np.random.default_rng(3))
+    found, source = flag(made, inside, tmp_path / "a.fits", "--survey", str(other), "--recipe", "galah_dr3", "--survey",
+                         str(folder / "apogee.fits"), *SURVEY, "--snr-min", "79")
+    assert not found["flag_snr"].any() and source.hdu.header["SNRMIN"] == 79
+    alone, _ = flag(made, inside, tmp_path / "b.fits", "--survey", str(folder / "apogee.fits"), *SURVEY)
+    np.testing.assert_array_equal(found["flag_spectra"], alone["flag_spectra"])
+    assert alone["flag_snr"].sum() == 4
 
 
 def test_galah_words_are_0_and_1(made, inside, tmp_path):

@@ -41,19 +41,25 @@ def final_labels(path, rng, survey, model, ids, star_ids, scale="galah", with_su
     rows["cannon_distance"] = rng.uniform(0, 10, n)
     rows["flag_cannon_dist"] = rows["cannon_distance"] > 8
     rows["flag_training"] = rng.integers(0, 2, n)
-    rows["leverage"], rows["outside_fraction"], rows["spectrum_distance"] = 0.1, 0.0, 0.5
+    for name in ("leverage", "outside_fraction", "spectrum_distance", "second_delta_chi2"):
+        rows[name] = rng.uniform(size=n)
+    rows["second_delta_chi2"][::3] = np.nan
+    rows["error_source"], rows["spectrum_status"] = rng.integers(0, 64, n), rng.integers(0, 2, n)
     if with_survey_flags:
         rows["flag_spectra"], rows["flag_sp_aspcap"], rows["flag_survey"], rows["flag_snr"] = 0, 0, 0, 0
     for name in (*products.LABELS, *(f"err_{x}" for x in products.LABELS), "chi2", "cannon_distance", "cov_final"):
         rows[name][7] = np.nan
     rows["status"][7], rows["flag_cannon_dist"][7] = bitmasks.FIT_STATUS.NO_SPECTRUM, 1
     return products.write_labels(path, rows, table=table, header={"MODEL": model, "SURVEY": survey, "SCALE": scale},
-                                 row_header={"SNRMIN": 80.0 if survey == "apogee" else 25.0}), rows
+                                 row_header={"SNRMIN": 80.0 if survey == "apogee" else 25.0, "CKMETRIC": "squared",
+                                             "DISTMAX": 8.0, "ERRMODEL": "full", "ERRFACT": "robust",
+                                             "ERRPREC": "paper"}), rows
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, inside):
-    """A folder with both surveys' labels and selections, and the catalogue made of them; the input rows."""
+    """A folder with both surveys' selections, four labels files, and the two catalogues made of them; the rows of
+    the first two."""
     folder = tmp_path_factory.mktemp("merge")
     rng = np.random.default_rng(1)
     galah_star = np.array([f"{k:08d}".encode() for k in range(N_G)])
@@ -61,6 +67,8 @@ def made(tmp_path_factory, inside):
     galah_id = np.array([b"%d" % (150000000000000 + k) for k in range(N_G)])
     _, a = final_labels(folder / "acgs.fits", rng, "apogee", "ACGS", apogee_id, apogee_id)
     _, g = final_labels(folder / "gcgs.fits", rng, "galah", "GCGS", galah_id, galah_star)
+    final_labels(folder / "acaa.fits", rng, "apogee", "ACAA", apogee_id, apogee_id, scale="apogee")
+    final_labels(folder / "gcaa.fits", rng, "galah", "GCAA", galah_id, galah_star, scale="apogee")
     sentinel = {name: np.where(np.arange(N_A) == 3, np.nan, 1.0) for name in ("teff", "e_teff")}
     products.write_survey(folder / "apogee.fits", "apogee", apogee_id, apogee_id, rng,
                           flag_spectra=np.arange(N_A) % 3, reject=np.arange(N_A) % 2, **sentinel)
@@ -69,6 +77,8 @@ def made(tmp_path_factory, inside):
                           e_vmicro=np.nan)
     assert inside("merge", "catalogue", folder / "acgs.fits", folder / "gcgs.fits", *surveys(folder),
                   "--best", folder / "best.fits", "-o", folder / "scaled.fits", "--quiet") == 0
+    assert inside("merge", "catalogue", folder / "acaa.fits", folder / "gcaa.fits", *surveys(folder), "-o",
+                  folder / "apogee_scaled.fits", "--quiet") == 0
     return folder, a, g
 
 
@@ -77,8 +87,9 @@ def surveys(folder):
             str(folder / "galah.fits"), "--recipe", "galah_dr3")
 
 
-def test_columns_of_table_a1(made):
-    rows, source = products.read(made[0] / "scaled.fits")
+@pytest.mark.parametrize("name, scale", [("scaled.fits", "galah"), ("apogee_scaled.fits", "apogee")])
+def test_columns_of_table_a1(made, name, scale):
+    rows, source = products.read(made[0] / name)
     assert len(TABLE_A1) == 44 and len(rows) == N_A + N_G
     for column, (name, unit, kind) in zip(source.table.columns[:44], TABLE_A1, strict=True):
         assert (column.name, column.unit) == (name, unit)
@@ -87,7 +98,10 @@ def test_columns_of_table_a1(made):
         integer_null = name in ("dr2_source_id", "dr3_source_id", "flag_spectra", "flag_sp_aspcap")
         assert column.null == (schema.NULL_ID if integer_null else None)
     assert "log(cm/s^2)" in source.table["loggCann"].description
-    assert source.header["SCALE"] == "galah" and source.header["SURVEY"] == "apogee,galah"
+    assert source.header["SCALE"] == scale and source.header["SURVEY"] == "apogee,galah"
+    assert source.header["MODEL"] == {"galah": "ACGS,GCGS", "apogee": "ACAA,GCAA"}[scale]
+    assert source.header["ERRMODE0"] == source.header["ERRMODE1"] == "full" and source.header["DISTMAX1"] == 8
+    assert source.header["CKMETRI0"] == "squared" and source.header["ERRPREC1"] == "paper"
     header = source.hdu.header
     assert header["RADESYS"] == "ICRS" and header["S1NAME"] == "apogee" and header["S0SNR"] == 25
     assert header["S1BMASK"] == 0x23E19 and header["P0BMASK"] == -1 and header["STAT06"] == "NO_SPECTRUM"
@@ -104,6 +118,9 @@ def test_values_come_from_their_places(made):
         np.testing.assert_array_equal(part["r_chi_sq"], labels["chi2"] / 993)
         np.testing.assert_array_equal(part["snrCann"], labels["snr_cannon"])
         np.testing.assert_array_equal(part["cov"], labels["cov_final"])
+        for ours in ("leverage", "outside_fraction", "spectrum_distance", "second_delta_chi2", "error_source",
+                     "spectrum_status", "flag_training", "flag_snr", "star_id"):
+            np.testing.assert_array_equal(part[ours], labels[ours])
         with_survey = products.read(folder / f"{name}.fits")[0]
         for ours, theirs in (("ra", "ra"), ("feh", "fe_h"), ("e_alphafe", "e_alpha_fe"), ("snr", "snr"),
                              ("r_lo", "r_lo"), ("dr2_source_id", "dr2_source_id")):
@@ -200,6 +217,19 @@ def test_stdout_and_chunks_give_the_same_bytes(made, command, tmp_path):
 
 # --- other programs read it --------------------------------------------------------------------------------
 
+def test_ucds_are_words_of_the_vocabulary():
+    from astropy.io.votable import ucd
+    names = products.LABELS
+    for table in (schema.catalogue_table(names), schema.best_table(names), schema.spectra_table(10),
+                  schema.labels_table(names).with_columns(schema.flag_columns() + schema.error_columns(names)),
+                  schema.training_table(["apogee"], names), schema.model_training_table(names)):
+        for column in table.columns:
+            assert column.ucd or table.name not in ("CATALOGUE", "BEST"), column
+            if column.ucd:
+                ucd.parse_ucd(column.ucd, check_controlled_vocabulary=True)
+
+
+
 def test_astropy_reads_it_with_no_warning_but_that_for_dex(made):
     from astropy.table import Table
     with warnings.catch_warnings():
@@ -210,8 +240,9 @@ def test_astropy_reads_it_with_no_warning_but_that_for_dex(made):
     assert str(table["r_est"].unit) == "pc" and str(table["vbroadCann"].unit) == "km / s"
 
 
-def test_stilts_shows_names_units_and_descriptions(made, program, start):
-    path = f"{made[0] / 'scaled.fits'}#CATALOGUE"
+@pytest.mark.parametrize("file", ["scaled.fits", "apogee_scaled.fits"])
+def test_stilts_shows_names_units_and_descriptions(made, program, start, file):
+    path = f"{made[0] / file}#CATALOGUE"
     stilts = program("stilts")
     result = start([stilts, "tpipe", f"in={path}", "ifmt=fits", "cmd=meta Name Class Units Description UCD",
                     "omode=out", "ofmt=csv", "out=-"], timeout=120)
@@ -225,7 +256,7 @@ def test_stilts_shows_names_units_and_descriptions(made, program, start):
     result = start([stilts, "tpipe", f"in={path}", "ifmt=fits", "cmd=stats Name NGood NBad", "omode=out", "ofmt=csv",
                     "out=-"], timeout=120)
     bad = {r["Name"]: int(r["NBad"]) for r in csv.DictReader(io.StringIO(result.out.decode()))}
-    rows = products.read(made[0] / "scaled.fits")[0]
+    rows = products.read(made[0] / file)[0]
     for column in schema.catalogue_table(products.LABELS).columns[:44]:
         values = rows[column.name]
         nulls = np.isnan(values).sum() if values.dtype.kind == "f" else (values == column.null).sum() \

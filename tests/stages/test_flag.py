@@ -150,6 +150,13 @@ def test_survey_flags():
     assert flags.flag_sp_aspcap.tolist() == [0, 8, 0, 0, schema.NULL_ID]
     assert flags.flag_survey.tolist() == [0, 0, 0, 0, 1]
     assert flags.flag_snr.tolist() == [False, True, True, False, True]
+    # Each of these makes a GALAH spectrum a bad one; the others (pixels masked, and so on) do not.
+    bad = {"MISSING_FILE", "BROKEN_FILE", "WRONG_LAYOUT", "MISSING_SEGMENT", "NOT_NORMALISED", "NORMALISATION_FAILED",
+           "TOO_FEW_PIXELS", "NO_PATH"}
+    for bit in status.values():
+        one = flag.survey_flags(survey_rows(1), np.ones(1, bool), 25.0, True, np.array([1 << bit.number]))
+        assert one.flag_spectra[0] == (bit.name in bad), bit.name
+    assert bad <= {bit.name for bit in status.values()}
     # A survey whose word is a bit mask keeps it whatever the spectrum's status is.
     word = flag.survey_flags(rows, np.ones(5, bool), 25.0, False, np.full(5, status.MISSING_SEGMENT))
     assert word.flag_spectra.tolist() == [0, 0, 0, 1, 0]
