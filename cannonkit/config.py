@@ -180,6 +180,13 @@ class Train:
                                          low=0.0)
     bounds: dict[str, tuple[float, ...]] = setting(help="term -> [lowest, highest] coefficient (of scaled labels; "
                                                    ".inf for none)", factory=dict, option=False)
+    components: str = setting("0", "misfit components: at most so many (those below the noise are left out); auto: as "
+                              "many of --components-grid as the cross-validated likelihood wants; 0: the paper's model")
+    components_grid: tuple[int, ...] = setting((0, 1, 2, 5, 10, 20), "of --components auto", low=0, high=200)
+    label_errors: str = setting("table", "with components: errors of the training labels, so that components do not "
+                                "learn them: table (its columns e_LABEL; span if there are none), span (components "
+                                "stay outside the label gradients of the mean star) or none (exact labels)",
+                                choices=("table", "span", "none"))
     ivar_scale: str = setting("1", "factor on the survey's inverse variances: a number, one per segment separated by "
                               "commas, or measure (from the finest structure of residuals)")
 
@@ -203,6 +210,7 @@ class Infer:
                                                     "the label's unit")
     scaled_covariance: bool = setting(False, "covariance and formal errors in units of the scaled labels, as behind "
                                       "the paper's Table 4")
+    amplitudes: bool = setting(False, "column z: the amplitudes of the model's misfit components, where it has some")
     max_failed: int | None = setting(None, "exit with code 1 if more spectra than this have no labels; the output is "
                                      "written all the same", low=0)
 

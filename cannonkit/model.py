@@ -28,6 +28,8 @@ class Model:
     bias, scatter, rms (n_label,): cross-validated minus input label: mean, (84-16)/2, root mean square;
     NaN without cross-validation
     training: structured rows (native) with id, star_id, used, fold, the labels, cv_<label>, cv_cov
+    components (n_pix, K) f8, strength (K,): misfit components U and the squared signal-to-noise ratio of one unit of
+    each in a mean training spectrum (design.md 5); K = 0: the classic model
     survey (of the spectra), scale_survey (of the labels), name, options: what the header says of the training
     """
 
@@ -54,6 +56,16 @@ class Model:
     scale_survey: str = ""
     name: str = ""
     options: dict = field(default_factory=dict)
+    components: np.ndarray | None = None
+    strength: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.components is None:
+            self.components, self.strength = np.empty((len(self.s2), 0)), np.empty(0)
+
+    @property
+    def n_component(self):
+        return self.components.shape[1]
 
     @property
     def n_pix(self):
@@ -105,12 +117,14 @@ class Model:
         """Scaled labels (n_star, n_label) of equation 2. NaN stays NaN."""
         return (np.atleast_2d(np.asarray(labels, dtype=np.float64)) - self.pivot) / self.scale
 
-    def predict(self, labels):
-        """Model flux (n_star, n_pix) f8 for labels (n_star, n_label) in label units.
+    def predict(self, labels, z=None):
+        """Model flux (n_star, n_pix) f8 for labels (n_star, n_label) in label units, and z (n_star, K) if given.
 
         A label that is NaN gives a NaN spectrum; unusable pixels are NaN.
         """
         flux = vectorizer.design_matrix(self.scaled(labels), self.powers) @ self.theta.T
+        if z is not None:
+            flux += z @ self.components.T
         flux[:, ~self.usable] = np.nan
         return flux
 
@@ -135,6 +149,10 @@ class Model:
             stream.Extension("LABELS", labels, schema.MODEL_LABELS),
             stream.Extension("TERMS", np.asarray(self.powers, np.int32)),
         ]
+        if self.n_component:
+            extensions.append(stream.Extension("COMPONENTS", schema.model_components_table(self.n_pix).rows(
+                self.n_component, strength=self.strength, loading=self.components.T),
+                schema.model_components_table(self.n_pix)))
         header = {"SURVEY": (self.survey, "survey of the spectra"),
                   "SCALE": (self.scale_survey, "survey whose labels were trained on"),
                   "MODEL": (self.name, "name of the model"),
@@ -144,6 +162,11 @@ class Model:
         for i, (l1, value) in enumerate(self.options.get("l1_curve", ()), 1):
             header[f"L1LAM{i}"] = (float(l1), "a penalty that was tried")
             header[f"L1CV{i}"] = (float(value), "its cross-validated -2 ln L per pixel and star")
+        if self.options.get("label_errors"):
+            header["LABELERR"] = (self.options["label_errors"], "label errors in training: carried, span or none")
+        for i, (n, value) in enumerate(self.options.get("components_curve", ()), 1):
+            header[f"KTRY{i}"] = (int(n), "a number of components that was tried")
+            header[f"KCV{i}"] = (float(value), "its cross-validated -2 ln L per pixel and star")
         table = schema.model_training_table(names, units)
         with stream.create(path, "model", table, len(self.training), extensions, header, sources, record,
                            overwrite) as out:
@@ -195,7 +218,24 @@ def from_source(source):
         training=source.read(), survey=str(header.get("SURVEY", "")), scale_survey=str(header.get("SCALE", "")),
         name=str(header.get("MODEL", "")),
         options={"scatter": str(header.get("SCATTER", "")), "l1": float(header.get("L1", 0.0)), "l1_curve": curve,
-                 "n_fold": int(header.get("NFOLD", 0))})
+                 "n_fold": int(header.get("NFOLD", 0)), "label_errors": str(header.get("LABELERR", "")),
+                 "components_curve": [(int(header[f"KTRY{i}"]), float(header[f"KCV{i}"])) for i in range(1, 100)
+                                      if f"KTRY{i}" in header]},
+        **_components(parts.get("COMPONENTS"), source.name, n_pix, parts["S2"].data))
+
+
+def _components(part, place, n_pix, s2):
+    """{components, strength} of the extension COMPONENTS; {} where the model has none."""
+    if part is None:
+        return {}
+    rows = part.data
+    if not {"strength", "loading"} <= set(rows.dtype.names or ()) or rows.dtype["loading"].shape != (n_pix,):
+        raise DataError(f"{place}[COMPONENTS]: expected columns strength and loading, of {n_pix} numbers: damaged")
+    components = np.ascontiguousarray(rows["loading"].T, np.float64)
+    bad = np.flatnonzero(np.isfinite(s2) & ~np.isfinite(components).all(axis=1))
+    if bad.size:
+        raise DataError(f"{place}[COMPONENTS]: pixel {bad[0]}: a loading is not finite")
+    return {"components": components, "strength": np.array(rows["strength"], np.float64)}
 
 
 def _check_values(place, names, theta, s2, powers, labels, wavelength):

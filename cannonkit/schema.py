@@ -207,8 +207,8 @@ def residuals_table():
     ))
 
 
-def labels_table(names, units=None, id_width=ID_WIDTH):
-    """LABELS: what cc-infer says of each spectrum, row for row with its input."""
+def labels_table(names, units=None, id_width=ID_WIDTH, n_component=0):
+    """LABELS: what cc-infer says of each spectrum, row for row with its input; with n_component, a column z."""
     units = units or {}
     found = [label(n, units.get(n, "")) for n in names]
     return Table("LABELS", _identity(id_width) + (
@@ -227,6 +227,8 @@ def labels_table(names, units=None, id_width=ID_WIDTH):
         Column("status", "i4", "", "what is wrong with the fit, bits STATnn of this header; 0 = nothing"),
         Column("spectrum_status", "i4", "", "status word of the input spectrum, bits SPECnn; 0 = nothing"),
         *second_minimum_columns(names, units),
+        *((Column("z", "f8", "", "amplitudes of the model's misfit components: mean, given the spectrum",
+                  (n_component,)),) if n_component else ()),
     ))
 
 
@@ -285,6 +287,16 @@ MODEL_PIXELS = Table("PIXELS", (
     Column("n_good", "i4", "", "training stars with data in the pixel"),
     Column("ivar_scale", "f8", "", "the survey's ivar is multiplied by this, in training and in inference"),
 ))
+
+
+def model_components_table(n_pix):
+    """COMPONENTS of a model that has them: one misfit component a row, the strongest first."""
+    return Table("COMPONENTS", (
+        Column("strength", "f8", "", "squared S/N of one unit of the component in a mean training spectrum"),
+        Column("loading", "f8", "", "flux of one unit of the component: the spectrum is theta v + sum of z loading, "
+               "with z of zero mean and unit variance", (n_pix,)),
+    ))
+
 
 MODEL_LABELS = Table("LABELS", (
     Column("name", "S32", "", "label"),

@@ -217,7 +217,8 @@ class _Job:
 
         model = self.model
         units = dict(zip(model.label_names, model.label_units, strict=True))
-        self.table = schema.labels_table(model.label_names, units, source.table["id"].numpy_dtype.itemsize)
+        self.table = schema.labels_table(model.label_names, units, source.table["id"].numpy_dtype.itemsize,
+                                         model.n_component if self.settings.amplitudes else 0)
         header = {"MODEL": (model.name, "name of the model"),
                   "SURVEY": (source.header.text("SURVEY") or model.survey, "survey of the spectra"),
                   "SCALE": (model.scale_survey, "survey on whose scale the labels are")}
@@ -252,24 +253,26 @@ class _Job:
             values = values[:, self.order]
         found = self.fitter.fit_rows(rows, first, values)
         self.out.write(self.table.rows(
-            len(rows), rows, spectrum_status=rows["status"], **{n: found[n] for n in found.dtype.names}))
+            len(rows), rows, spectrum_status=rows["status"],
+            **{n: found[n] for n in found.dtype.names if n in self.table.names}))
         labels = schema.label_array(found, self.model.label_names)
+        z = found["z"] if self.model.n_component else None
         self._count(found, labels)
         if self.residuals is not None:
-            self.residuals.add(rows["flux"], rows["ivar"], labels)
+            self.residuals.add(rows["flux"], rows["ivar"], labels, z)
         if self.spectra_path is not None:
             wanted = np.arange(len(rows)) if self.chosen is None else \
                 np.flatnonzero([bytes(i).rstrip() in self.chosen for i in rows["id"]])
             if self.chosen is None:
-                self.spectra_out.write(self._spectra(rows, labels))
+                self.spectra_out.write(self._spectra(rows, labels, z))
             elif len(wanted):
-                self.kept.append(self._spectra(rows[wanted], labels[wanted]))
+                self.kept.append(self._spectra(rows[wanted], labels[wanted], None if z is None else z[wanted]))
 
-    def _spectra(self, rows, labels):
-        """Rows of a spectra table with the model's flux; ivar is 1, or 0 where the model says nothing."""
+    def _spectra(self, rows, labels, z):
+        """Rows of a spectra table with the model's flux, misfit components included; ivar 0: the model says nothing."""
         import numpy as np
 
-        flux = self.model.predict(labels)
+        flux = self.model.predict(labels, z)
         known = np.isfinite(flux)
         return self.spectra_table.rows(
             len(rows), None, **{n: rows[n] for n in ("id", "star_id", "visit", "snr_survey", "status")},

@@ -78,15 +78,15 @@ def run(args):
 
 
 class Columns:
-    """Columns of the training table: id, star_id, group, labels (names of the model) and their columns."""
+    """Columns of the training table: id, star_id, group, labels (names of the model), their columns and errors'."""
 
-    def __init__(self, scale, id, star_id, group, labels, label_columns, units):
+    def __init__(self, scale, id, star_id, group, labels, label_columns, error_columns, units):
         self.scale, self.id, self.star_id, self.group = scale, id, star_id, group
-        self.labels, self.label_columns, self.units = labels, label_columns, units
+        self.labels, self.label_columns, self.error_columns, self.units = labels, label_columns, error_columns, units
 
     @property
     def all(self):
-        names = [self.id, self.star_id, self.group, *self.label_columns]
+        names = [self.id, self.star_id, self.group, *self.label_columns, *self.error_columns]
         return list(dict.fromkeys(n for n in names if n))
 
 
@@ -115,7 +115,15 @@ def _columns(table, survey, args, settings):
     of_id = id_column.removesuffix("id")
     star_id = next((n for n in (f"{of_id}star_id", "star_id") if n in names), id_column)
     columns = Columns(scale, id_column, star_id, settings.group or star_id, labels,
-                      [f"{prefix}{n}" for n in labels], [])
+                      [f"{prefix}{n}" for n in labels], [], [])
+    errors_of = [f"{prefix}e_{n}" for n in labels]
+    if settings.components != "0" and settings.label_errors == "table":
+        lacking = [n for n in errors_of if n not in names]
+        if lacking:
+            cli.log(f"{table.name}: no column {lacking[0]}: components stay outside the label gradients of the mean "
+                    "star")
+        else:
+            columns.error_columns = errors_of
     table.require(columns.all)
     columns.units = [table.table[n].unit for n in columns.label_columns]
     return columns
@@ -182,7 +190,8 @@ def _training_set(args, settings, rows, columns, spectra):
         flux=flux, ivar=ivar, labels=schema.label_array(rows, columns.label_columns),
         id=rows[columns.id], star_id=rows[columns.star_id], group=rows[columns.group],
         wavelength=grid.data["wavelength"], segment=grid.data["segment"], medium=str(grid.header["MEDIUM"]),
-        label_names=columns.labels, label_units=tuple(columns.units))
+        label_names=columns.labels, label_units=tuple(columns.units),
+        label_errors=schema.label_array(rows, columns.error_columns) if columns.error_columns else None)
 
 
 def _compress(array, keep):

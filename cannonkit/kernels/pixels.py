@@ -7,6 +7,7 @@ import numpy as np
 from numba import njit
 
 from cannonkit.kernels.copying import copy_matrix
+from cannonkit.kernels.marginal import posterior_from_pixels, whiten
 from cannonkit.kernels.minimise import (
     CONVERGED,
     SINGULAR,
@@ -18,6 +19,7 @@ from cannonkit.kernels.minimise import (
     solve_factored,
 )
 from cannonkit.kernels.spectrum import is_sane, median, read_floats
+from cannonkit.kernels.terms import fill_terms
 
 # States of a star, besides those of kernels/minimise.py.
 TOO_FEW_PIXELS = 3
@@ -114,6 +116,23 @@ def fit_one(residual, weight, theta, starts, linear, free, fixed, low, high, lab
 
 
 @njit(cache=True)
+def fit_marginal(residual, weight, theta, starts, linear, free, fixed, low, high, label, power,
+                 prior_mean, prior_ivar, max_iter, x, cov, second, z):
+    """fit_one with misfit components, the last K columns of theta, eliminated; fills z (K,) at the solution."""
+    n_term = label.shape[0]
+    if z.size == 0:
+        return fit_one(residual, weight, theta, starts, linear, free, fixed, low, high, label, power,
+                       prior_mean, prior_ivar, max_iter, x, cov, second)
+    flat_residual, unit, flat_theta = whiten(residual, weight, theta, n_term)
+    found = fit_one(flat_residual, unit, flat_theta, starts, linear, free, fixed, low, high, label, power,
+                    prior_mean, prior_ivar, max_iter, x, cov, second)
+    v, slopes = np.empty(n_term), np.empty(label.shape)
+    fill_terms(x, label, power, v, slopes)
+    posterior_from_pixels(residual, weight, theta, v, z)
+    return found
+
+
+@njit(cache=True)
 def hold(starts, free, fixed):
     """Put the fixed values into every start: labels that are not in `free`."""
     for i in range(fixed.size):
@@ -140,13 +159,14 @@ def covariance_of(hessian, free, cov):
 
 
 @njit(cache=True)
-def clear(x, cov, second, numbers, counts):
+def clear(x, cov, second, numbers, counts, z):
     """One star's outputs before anything is known: NaN and 0."""
     x.fill(np.nan)
     cov.fill(np.nan)
     second.fill(np.nan)
     numbers.fill(np.nan)
     counts.fill(0)
+    z.fill(np.nan)
 
 
 @njit(cache=True)
@@ -165,7 +185,7 @@ def cannot_fit(n_used, free, fixed, n_label):
 @njit(cache=True)
 def fit_some_stars(worker, n_worker, flux_rows, flux_at, ivar_rows, ivar_at, swap, constant, theta, s2,
                    ivar_scale, starts, linear, free, fixed, low, high, label, power,
-                   prior_mean, prior_ivar, max_iter, x, cov, second, numbers, counts):
+                   prior_mean, prior_ivar, max_iter, x, cov, second, numbers, counts, z):
     """Fit the stars worker, worker + n_worker, ...; arrays as in kernels/infer.py."""
     n_star, n_label = x.shape
     n_pix = constant.size
@@ -175,7 +195,7 @@ def fit_some_stars(worker, n_worker, flux_rows, flux_at, ivar_rows, ivar_at, swa
     ratio, ratio_s2 = np.empty(n_pix, dtype=np.float32), np.empty(n_pix, dtype=np.float32)
     keys = np.empty(n_pix, dtype=np.int32)
     for m in range(worker, n_star, n_worker):
-        clear(x[m], cov[m], second[m], numbers[m], counts[m])
+        clear(x[m], cov[m], second[m], numbers[m], counts[m], z[m])
         read_floats(flux_rows[m], flux_at, swap, n_pix, words[0])
         read_floats(ivar_rows[m], ivar_at, swap, n_pix, words[1])
         n_used, n_bad = weigh(flux, ivar, constant, s2, ivar_scale, residual, weight, ratio, ratio_s2)
@@ -185,7 +205,7 @@ def fit_some_stars(worker, n_worker, flux_rows, flux_at, ivar_rows, ivar_at, swa
         counts[m, 1] = n_bad
         state = cannot_fit(n_used, free, fixed[m], n_label)
         if state == CONVERGED:
-            numbers[m, 0], numbers[m, 1], counts[m, 2], state = fit_one(
+            numbers[m, 0], numbers[m, 1], counts[m, 2], state = fit_marginal(
                 residual, weight, theta, starts, linear, free, fixed[m], low, high, label, power,
-                prior_mean, prior_ivar, max_iter, x[m], cov[m], second[m])
+                prior_mean, prior_ivar, max_iter, x[m], cov[m], second[m], z[m])
         counts[m, 3] = state

@@ -5,7 +5,7 @@ For a block of 64 stars and tiles of about a thousand pixels, two float32 produc
 added over the tiles in float64. From then on a step of the fit costs about n_term^2 operations. One float64
 pass over the residuals r - theta v(x) at the minimum found on the sums gives chi2 and the gradient to full
 accuracy, and with them the last step. A star whose sums are not good enough for that (labels nearly
-dependent: a float32 sum is known to about 1e-7; or a last step longer than expected) goes to `fit_one` of
+dependent: a float32 sum is known to about 1e-7; or a last step longer than expected) goes to `fit_marginal` of
 kernels/infer.py.
 
 Cost per star: 2 n_pix (K (K + 1) / 2 + K) operations in float32 and 4 n_pix K in float64 for K terms.
@@ -17,7 +17,8 @@ change no bit.
 import numpy as np
 from numba import njit
 
-from cannonkit.kernels.copying import copy_matrix
+from cannonkit.kernels.copying import copy_matrix, copy_vector
+from cannonkit.kernels.marginal import eliminate, move, posterior, settle, smallest_share
 from cannonkit.kernels.minimise import best_of_starts, factorise, gauss_newton_matrix, newton_step
 from cannonkit.kernels.pixels import (
     CONVERGED,
@@ -25,7 +26,7 @@ from cannonkit.kernels.pixels import (
     cannot_fit,
     clear,
     covariance_of,
-    fit_one,
+    fit_marginal,
     hold,
     linear_start,
     weigh,
@@ -271,10 +272,11 @@ def fit_some_blocks(worker, n_worker, flux_rows, flux_at, ivar_rows, ivar_at, sw
                     theta, s2, ivar_scale, constant32, theta32, s2_32, ivar_scale32,
                     pairs, theta_rows, starts, linear, free, fixed, low, high, label,
                     power, prior_mean, prior_ivar, max_iter, x, cov, second, numbers,
-                    counts):
+                    counts, z):
     """Fit the blocks worker, worker + n_worker, ... of 64 stars; arrays as in kernels/infer.py."""
     n_star, n_label = x.shape
-    n_pix, n_term = theta.shape
+    n_pix, n_all = theta.shape
+    n_term, n_component = label.shape[0], z.shape[1]
     n_tile, tile, n_sum = pairs.shape
     offset = first_row % BLOCK
     n_block = (offset + n_star + BLOCK - 1) // BLOCK
@@ -284,10 +286,14 @@ def fit_some_blocks(worker, n_worker, flux_rows, flux_at, ivar_rows, ivar_at, sw
     weights = np.zeros((n_tile, BLOCK, tile), dtype=np.float32)
     weighted = np.zeros((n_tile, BLOCK, tile), dtype=np.float32)
     product_m = np.empty((BLOCK, n_sum), dtype=np.float32)
-    product_b = np.empty((BLOCK, n_term), dtype=np.float32)
-    sum_m, sum_b = np.empty((BLOCK, n_sum)), np.empty((BLOCK, n_term))
+    product_b = np.empty((BLOCK, n_all), dtype=np.float32)
+    sum_m, sum_b = np.empty((BLOCK, n_sum)), np.empty((BLOCK, n_all))
     matrix = np.empty((BLOCK, n_term, n_term))
-    terms, slope_v = np.zeros((BLOCK, n_term)), np.empty((BLOCK, n_term))
+    terms, slope_v = np.zeros((BLOCK, n_all)), np.empty((BLOCK, n_all))
+    full = np.empty((n_all, n_all))
+    z_factor = np.zeros((BLOCK, n_component, n_component))
+    z_cross, z_half = np.empty((BLOCK, n_component, n_term)), np.empty((BLOCK, n_component))
+    new_terms = np.empty(n_term)
     model, pull = np.empty((BLOCK, tile)), np.empty((BLOCK, tile), dtype=np.float32)
     chi2, fitted = np.empty(BLOCK), np.zeros(BLOCK, dtype=np.bool_)
     slopes = np.empty((n_term, label.shape[1]))
@@ -305,7 +311,7 @@ def fit_some_blocks(worker, n_worker, flux_rows, flux_at, ivar_rows, ivar_at, sw
             weights.fill(0.0)
             weighted.fill(0.0)
         for m in range(first, first + n_row):
-            clear(x[m], cov[m], second[m], numbers[m], counts[m])
+            clear(x[m], cov[m], second[m], numbers[m], counts[m], z[m])
         read_block(flux_rows, flux_at, ivar_rows, ivar_at, swap, first, n_row, place, constant32, s2_32,
                    ivar_scale32, words, values, weights, weighted, ratio, ratio_s2, keys, numbers, counts)
         add_products(weights, weighted, pairs, theta32, product_m, product_b, sum_m, sum_b)
@@ -315,16 +321,24 @@ def fit_some_blocks(worker, n_worker, flux_rows, flux_at, ivar_rows, ivar_at, sw
             m, at = first + k, place + k
             state = cannot_fit(counts[m, 0], free, fixed[m], n_label)
             if state == CONVERGED:
-                spread_pairs(sum_m[at], matrix[at])
+                if n_component == 0:
+                    spread_pairs(sum_m[at], matrix[at])
+                else:
+                    spread_pairs(sum_m[at], full)
+                    eliminate(full, sum_b[at], matrix[at], z_factor[at], z_cross[at], z_half[at])
                 copy_matrix(starts, own)
-                linear_start(matrix[at], sum_b[at], linear, low, high, own[1])
+                linear_start(matrix[at], sum_b[at, :n_term], linear, low, high, own[1])
                 hold(own, free, fixed[m])
                 _, numbers[m, 1], counts[m, 2], state = best_of_starts(
-                    False, own, free, low, high, label, power, matrix[at], sum_b[at], 0.0,
+                    False, own, free, low, high, label, power, matrix[at], sum_b[at, :n_term], 0.0,
                     empty2, empty1, empty1, prior_mean, prior_ivar, max_iter, x[m], hessian, second[m])
                 if state != SINGULAR and smallest_pivot(hessian, free, scale_by, factor) > WELL_CONDITIONED:
                     fitted[at] = True
                     fill_terms(x[m], label, power, terms[at], slopes)
+                    if n_component > 0:
+                        posterior(z_factor[at], z_cross[at], z_half[at], terms[at, :n_term], terms[at, n_term:])
+                        if smallest_share(hessian, full, label, slopes, free) < WELL_CONDITIONED:
+                            fitted[at], state = False, SINGULAR
                 else:
                     state = SINGULAR
             counts[m, 3] = state
@@ -334,8 +348,14 @@ def fit_some_blocks(worker, n_worker, flux_rows, flux_at, ivar_rows, ivar_at, sw
             m, at = first + k, place + k
             again = counts[m, 3] == SINGULAR
             if fitted[at]:
-                numbers[m, 0], gain = last_step(x[m], matrix[at], sum_b[at], slope_v[at], chi2[at], free, label,
-                                                power, prior_mean, prior_ivar, hessian)
+                if n_component > 0:
+                    copy_vector(terms[at, n_term:], z[m])
+                    chi2[at] += settle(z_factor[at], z_cross[at], slope_v[at], z[m], z_half[at])
+                numbers[m, 0], gain = last_step(x[m], matrix[at], sum_b[at, :n_term], slope_v[at, :n_term], chi2[at],
+                                                free, label, power, prior_mean, prior_ivar, hessian)
+                if n_component > 0:
+                    fill_terms(x[m], label, power, new_terms, slopes)
+                    move(z_factor[at], z_cross[at], z_half[at], terms[at, :n_term], new_terms, z[m])
                 again = counts[m, 3] == CONVERGED and not (0.0 <= gain <= LAST_GAIN)
                 if not again and not covariance_of(hessian, free, cov[m]):
                     again = True
@@ -344,7 +364,7 @@ def fit_some_blocks(worker, n_worker, flux_rows, flux_at, ivar_rows, ivar_at, sw
                 read_floats(ivar_rows[m], ivar_at, swap, n_pix, whole[1])
                 weigh(whole[0].view(np.float32), whole[1].view(np.float32), constant, s2, ivar_scale,
                       residual, weight, ratio, ratio_s2)
-                numbers[m, 0], numbers[m, 1], n_iter, counts[m, 3] = fit_one(
+                numbers[m, 0], numbers[m, 1], n_iter, counts[m, 3] = fit_marginal(
                     residual, weight, theta, starts, linear, free, fixed[m], low, high, label, power,
-                    prior_mean, prior_ivar, max_iter, x[m], cov[m], second[m])
+                    prior_mean, prior_ivar, max_iter, x[m], cov[m], second[m], z[m])
                 counts[m, 2] += n_iter

@@ -34,13 +34,16 @@ _STATE_BITS = {
 }
 
 
-def result_dtype(label_names):
-    """Native dtype of the rows that `fit` returns: the columns of schema.labels_table after snr_survey."""
+def result_dtype(label_names, n_component=0):
+    """Native dtype of the rows that `fit` returns: the columns of schema.labels_table after snr_survey.
+
+    A model with n_component misfit components gives their amplitudes too: z.
+    """
     names, n_label = list(label_names), len(label_names)
     return np.dtype([(n, "f8") for n in names] + [(f"e_{n}", "f8") for n in names] + [
         ("cov", "f8", (n_label, n_label)), ("chi2", "f8"), ("r_chi2", "f8"), ("snr", "f4"), ("snr_cannon", "f4"),
         ("n_pix_used", "i4"), ("n_pix_bad", "i4"), ("n_iter", "i4"), ("status", "i4"), ("second_delta_chi2", "f8")]
-        + [(f"second_{n}", "f8") for n in names])
+        + [(f"second_{n}", "f8") for n in names] + ([("z", "f8", (n_component,))] if n_component else []))
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Fitter:
 
     @property
     def dtype(self):
-        return result_dtype(self.model.label_names)
+        return result_dtype(self.model.label_names, self.model.n_component)
 
     @property
     def fixed_names(self):
@@ -120,16 +123,16 @@ class Fitter:
             held[:, index] = (values - model.pivot[index]) / model.scale[index]
         x, second = np.empty((n_star, n_label)), np.empty((n_star, n_label))
         cov, numbers = np.empty((n_star, n_label, n_label)), np.empty((n_star, 4))
-        counts = np.empty((n_star, 4), dtype=np.int64)
+        counts, z = np.empty((n_star, 4), dtype=np.int64), np.empty((n_star, model.n_component))
         low, high = self.training_low - self.margin, self.training_high + self.margin
         kernel.fit(
             self.solver == "sums", flux, flux_at, ivar, ivar_at, swap, first_row, self.constant, self.theta, self.s2,
             self.ivar_scale, *self.tiles, self.starts, self.linear, self.free, held, low, high, self.label,
             self.power, self.prior_mean, self.prior_ivar, self.max_iter, numba.get_num_threads(),
-            x, cov, second, numbers, counts)
-        return self._rows(x, cov, second, numbers, counts, spectrum_status)
+            x, cov, second, numbers, counts, z)
+        return self._rows(x, cov, second, numbers, counts, z, spectrum_status)
 
-    def _rows(self, x, cov, second, numbers, counts, spectrum_status):
+    def _rows(self, x, cov, second, numbers, counts, z, spectrum_status):
         """Kernel output in label units, with status words."""
         model, names = self.model, self.model.label_names
         status = np.zeros(len(x), dtype=np.int64)
@@ -141,7 +144,7 @@ class Fitter:
             unusable = (np.asarray(spectrum_status).astype(np.int64) & SPECTRUM_UNUSABLE) != 0
             status[unusable] = FIT_STATUS.NO_SPECTRUM
             failed |= unusable
-        for array in (x, cov, second, numbers[:, :2]):
+        for array in (x, cov, second, numbers[:, :2], z):
             array[failed] = np.nan
         status[~np.isnan(numbers[:, 1])] |= FIT_STATUS.SECOND_MINIMUM
         status[counts[:, 1] > 0] |= FIT_STATUS.BAD_PIXELS_MASKED
@@ -165,6 +168,8 @@ class Fitter:
         rows["snr"], rows["snr_cannon"] = numbers[:, 2], numbers[:, 3]
         rows["n_pix_used"], rows["n_pix_bad"], rows["n_iter"] = counts[:, 0], counts[:, 1], counts[:, 2]
         rows["status"] = status
+        if z.shape[1]:
+            rows["z"] = z
         return rows
 
 
@@ -196,6 +201,7 @@ def prepare(model, *, solver="auto", starts=0, seed=1, max_iter=50, margin=0.5, 
     if not np.isfinite(theta[usable]).all() or not (s2[usable] >= 0).all():
         raise DataError("the model has a usable pixel with a coefficient that is not finite or a negative s2")
     theta = np.where(usable[:, None], theta, 0.0)
+    components = np.where(usable[:, None], np.asarray(model.components, np.float64), 0.0)
     is_constant = (powers == 0).all(axis=1)
     held = [model.label_index(n) for n in fixed]
     free = np.array([i for i in range(len(names)) if i not in held], dtype=np.int64)
@@ -224,10 +230,11 @@ def prepare(model, *, solver="auto", starts=0, seed=1, max_iter=50, margin=0.5, 
         for i in range(len(names)):
             if (row == unit[i]).all():
                 linear[i] = k
-    arrays = (np.ascontiguousarray(theta[:, is_constant].sum(axis=1)), np.ascontiguousarray(theta[:, ~is_constant]),
+    arrays = (np.ascontiguousarray(theta[:, is_constant].sum(axis=1)),
+              np.ascontiguousarray(np.concatenate([theta[:, ~is_constant], components], axis=1)),
               np.where(usable, s2, 0.0), np.where(usable, np.asarray(model.ivar_scale, np.float64), 0.0))
     if solver == "auto":
-        n_term = int((~is_constant).sum())
+        n_term = arrays[1].shape[1]
         solver = "sums" if n_term * (n_term + 1) // 2 * 4 * model.n_pix <= LARGEST_TABLE else "pixels"
     return Fitter(
         model=model, solver=solver, constant=arrays[0], theta=arrays[1], s2=arrays[2], ivar_scale=arrays[3],

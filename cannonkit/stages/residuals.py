@@ -20,12 +20,15 @@ class Residuals:
         self.model = model
         self.counts = np.zeros((model.n_pix, kernel.N_BIN), dtype=np.int32)
 
-    def add(self, flux, ivar, labels):
-        """Count stars: flux, ivar (n_star, n_pix) float32, labels (n_star, n_label) in label units; NaN: left out."""
+    def add(self, flux, ivar, labels, z=None):
+        """Count stars: flux, ivar (n_star, n_pix) float32, labels (n_star, n_label) in label units; NaN: left out.
+
+        z (n_star, K): amplitudes of misfit components, which then belong to the model flux; None without.
+        """
         for at in range(0, len(labels), BLOCK):
             part = slice(at, at + BLOCK)
             kernel.add_residuals(np.ascontiguousarray(native(flux[part])), np.ascontiguousarray(native(ivar[part])),
-                                 self.model.predict(labels[part]), self.counts)
+                                 self.model.predict(labels[part], None if z is None else z[part]), self.counts)
 
     def table_values(self):
         """{column: (n_pix,) array} of schema.residuals_table; NaN where no star has data."""

@@ -15,7 +15,7 @@ from cannonkit.errors import ConfigError, DataError
 from cannonkit.kernels import train as kernel
 from cannonkit.kernels.vectorizer import design_matrix
 from cannonkit.model import Model
-from cannonkit.stages import check_terms, folds, infer, noise
+from cannonkit.stages import check_terms, components, folds, infer, noise
 from cannonkit.stages.censor import terms_on as terms_on_of
 from cannonkit.stages.vectorizer import powers_from_terms, powers_of, scaling_of, term_name
 
@@ -36,6 +36,7 @@ class TrainingSet:
     wavelength (n_pix,) Angstrom, segment (n_pix,) int, medium 'air' or 'vacuum'
     censor      (n_pix, n_label) uint8, 1 = the label acts (stages.censor); None: everywhere
     s2_given    (n_pix,) fixed scatter (inf: pixel not used), or None
+    label_errors (n_star, n_label), label units, for misfit components; NaN: the label's median error; or None
     """
 
     flux: np.ndarray
@@ -51,6 +52,7 @@ class TrainingSet:
     label_units: tuple
     censor: np.ndarray | None = None
     s2_given: np.ndarray | None = None
+    label_errors: np.ndarray | None = None
     survey: str = ""
     scale_survey: str = ""
     name: str = ""
@@ -222,11 +224,25 @@ def train(data, settings, advance=None):
         notes.append(f"L1 penalty chosen: {l1:g}")
     problem = problem.with_penalty(l1, bounds)
 
+    if data.s2_given is not None and settings.components != "0":
+        raise ConfigError("--components fits the scatter: it does not go with --scatter-from")
+    misfit = components.plan(settings, powers, x, components.filled(data.label_errors, used, names, high - low))
+
     theta, s2, status, n_good = problem.fit(advance)
     if not np.isfinite(s2).any():
         raise DataError(f"no usable pixel: in every one of {n_pix} pixels fewer of the {len(labels)} stars have data "
                         f"than there are terms ({len(powers)})")
     notes.append(status_counts(status, s2))
+    found, components_curve = None, []
+    if misfit is not None:
+        if misfit.grid:
+            components_curve = _choose_components(misfit, problem, fold, s2)
+            notes += [f"{n} components: cross-validated -2 ln L per pixel and star {mean:.6f}"
+                      for n, mean in components_curve]
+        found = misfit.fit(problem, np.arange(len(labels)), theta, s2)
+        theta, s2 = found.theta, found.s2
+        status = (status & ~kernel.AT_ZERO | kernel.AT_ZERO * (s2 == 0)).astype(np.int32)
+        notes += components.describe(found, misfit)
     for bit, what in ((kernel.ITERATION_LIMIT, "did not converge"), (kernel.SINGULAR, "have dependent terms")):
         if np.any(status & bit):
             warnings.append(f"{np.sum(status & bit != 0)} of {n_pix} pixels {what}")
@@ -238,17 +254,20 @@ def train(data, settings, advance=None):
     rows["cv_cov"] = np.nan
     nothing = np.full(len(names), np.nan)
     options = {"scatter": "fixed" if data.s2_given is not None else settings.scatter, "l1": l1,
-               "l1_curve": curve, "n_fold": 0 if fold is None else int(fold.max()) + 1}
+               "l1_curve": curve, "n_fold": 0 if fold is None else int(fold.max()) + 1,
+               "components_curve": components_curve,
+               "label_errors": "" if misfit is None else misfit.label_errors}
     model = Model(
         wavelength=np.asarray(data.wavelength, np.float64), segment=np.asarray(data.segment, np.int16),
         medium=data.medium, theta=theta, s2=s2, pixel_status=status, n_good=n_good.astype(np.int32),
         ivar_scale=problem.ivar_scale, censor=censor, powers=powers, label_names=names,
         label_units=tuple(data.label_units), low=low, pivot=pivot, high=high, bias=nothing, scatter=nothing.copy(),
         rms=nothing.copy(), training=rows, survey=data.survey, scale_survey=data.scale_survey, name=data.name,
-        options=options)
+        options=options, components=None if found is None else found.components,
+        strength=None if found is None else found.strength)
     if fold is not None:
         warnings += _check_folds(problem, powers, names, fold)
-        cross_validate(model, problem, fold)
+        cross_validate(model, problem, fold, misfit, found)
         failed = int(np.sum(model.training["cv_status"][used] & FIT_FAILED != 0))
         if failed:
             warnings.append(f"cross-validation: {failed} of {len(labels)} held-out stars could not be inferred")
@@ -259,8 +278,11 @@ def train(data, settings, advance=None):
     return model, notes, warnings
 
 
-def cross_validate(model, problem, fold):
-    """Infer every star with a model trained without its fold; fills bias, scatter, rms and the cv_ columns."""
+def cross_validate(model, problem, fold, misfit=None, whole=None):
+    """Infer every star with a model trained without its fold; fills bias, scatter, rms and the cv_ columns.
+
+    misfit, whole: the components.Plan and Fit of all stars, of a model with components.
+    """
     names, used = model.label_names, np.flatnonzero(model.training["used"])
     rows = model.training
     rows["fold"][used] = fold
@@ -268,10 +290,14 @@ def cross_validate(model, problem, fold):
         numbers = np.arange(first, min(first + MAX_FOLDS_AT_ONCE, fold.max() + 1))
         theta, s2, status, _, _ = problem.fit_folds(fold, numbers, model.s2)
         for k, number in enumerate(numbers):
+            more = {}
+            if misfit is not None:
+                kept = misfit.fit(problem, np.flatnonzero(fold != number), theta[k], s2[k], start=whole)
+                theta[k], s2[k], more = kept.theta, kept.s2, {"components": kept.components, "strength": kept.strength}
             held = np.flatnonzero(fold == number)
             training = rows.copy()
             training["used"][used[held]] = 0
-            part = replace(model, theta=theta[k], s2=s2[k], pixel_status=status[k], training=training)
+            part = replace(model, theta=theta[k], s2=s2[k], pixel_status=status[k], training=training, **more)
             found = infer.fit(part, problem.flux[held], problem.ivar[held])
             for name in names:
                 rows[f"cv_{name}"][used[held]] = found[name]
@@ -343,6 +369,16 @@ def _choose_l1(problem, grid, bounds, fold):
             value, count = value + values.sum(), count + counts.sum()
         curve.append((float(l1), float(value / max(count, 1))))
     return min(curve, key=lambda pair: pair[1])[0], curve
+
+
+def _choose_components(misfit, problem, fold, full_s2):
+    """[(number of components, -2 ln L per held-out pixel of a star)]; `misfit` is given the best number."""
+    theta, s2 = [], []
+    for first in range(0, fold.max() + 1, MAX_FOLDS_AT_ONCE):
+        numbers = np.arange(first, min(first + MAX_FOLDS_AT_ONCE, fold.max() + 1))
+        part = problem.fit_folds(fold, numbers, full_s2)
+        theta, s2 = [*theta, *part[0]], [*s2, *part[1]]
+    return misfit.choose(problem, fold, theta, s2)
 
 
 def _ivar_scale(problem, segment, text):

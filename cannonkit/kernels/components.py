@@ -1,0 +1,279 @@
+"""Misfit components (design.md 5): the two steps of expectation maximisation, by blocks. Compiled.
+
+    F_n = theta v_n + L y_n + noise,   y_n = H_n e_n,   e_n ~ N(0, I),   noise variance 1/ivar + s2
+
+The first K columns of the loading L (n_pix, n_loading) are the components U, whose y is z. The others are held fixed:
+the coefficients theta_0 of the terms but the constant, whose y_n = G_n d_n, with G = dv/dx and d_n the error of the
+training labels, so that L H_n carries J_n S_n J_n'. Without label errors L = U and H_n = I.
+
+Expectation, per star, with W = 1 / (1/ivar + s2): D = L'WL, e = L'Wr, A = I + H'DH;
+    mean of y = H A^-1 H'e,   covariance = H A^-1 H',
+    -2 ln L = sum (w r^2 - ln w) - e'H A^-1 H'e + ln|A|.
+Maximisation, per pixel, one after the other with the rest held: u from its normal equations with the second moments
+of y; theta by weighted least squares of what L y leaves; s2 by equation 3 with r^2 + l'Cov l for r^2.
+
+The products with n_loading (n_loading + 1) / 2 columns are float32: their error, 1e-7 of a sum, is far below the
+statistical one, and where the iteration ends does not depend on the accuracy of theta's matrix at all. Cost per
+iteration: 2 n_star n_pix times (3 n_loading^2 / 2 + the distinct products of two terms).
+"""
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from cannonkit.kernels import dense, scatter
+from cannonkit.kernels.spectrum import is_sane
+from cannonkit.kernels.sums import spread_pairs
+
+
+@njit(cache=True, error_model="numpy")
+def _weigh(flux, ivar, scale, s2, model, weight, residual):
+    """weight and residual flux - model of one star over a tile, 0 where a pixel is not used; float64."""
+    for q in range(flux.shape[0]):
+        i = np.float64(ivar[q]) * scale[q]
+        if is_sane(flux[q], ivar[q]) and i > 0.0:
+            weight[q] = i / (1.0 + i * s2[q])
+            residual[q] = flux[q] - model[q]
+        else:
+            weight[q] = 0.0
+            residual[q] = 0.0
+
+
+@njit(cache=True, nogil=True)
+def standardise(flux, ivar, scale, rows, design, theta_rows, s2, first, stop, out):
+    """out (stop - first, n_pix) float32 = residual * sqrt(weight) of the stars rows[first:stop]; see expect."""
+    n_pix = s2.shape[0]
+    n_tile, _, tile = theta_rows.shape
+    model = np.empty((stop - first, tile))
+    weight, residual = np.empty(tile), np.empty(tile)
+    for t in range(n_tile):
+        at = t * tile
+        end = min(at + tile, n_pix)
+        np.dot(design[first:stop], theta_rows[t], model)
+        for k in range(stop - first):
+            n = rows[first + k]
+            _weigh(flux[n, at:end], ivar[n, at:end], scale[at:end], s2[at:end], model[k], weight, residual)
+            for q in range(end - at):
+                out[k, at + q] = residual[q] * np.sqrt(weight[q])
+
+
+@njit(cache=True, nogil=True)
+def expect(flux, ivar, scale, rows, design, theta_rows, s2, loading, pairs, mix, first, stop, mean, cov, value):
+    """Posterior of y and -2 ln L of the stars rows[first:stop].
+
+    flux, ivar  (n_star, n_pix)  float32; ivar 0, NaN and impossible values mask a pixel; scale (n_pix,) multiplies
+                ivar and is 0 in unusable pixels, where s2 (n_pix,) is any finite number
+    rows        (n,) int64, the stars; design (n, n_term) float64, their terms
+    theta_rows  (n_tile, n_term, tile) float64, tiles of theta' (sums.tiled)
+    loading     (n_tile, tile, n_loading) float64; pairs (n_tile, tile, n_pair) float32 (sums.pairs_of)
+    mix         (n, n_loading, n_latent) float64, H_n, or (0, n_loading, n_loading) for H = I
+    mean        (n, n_loading) float64, cov (n, n_pair) float32 packed as pairs, value (n,) float64: outputs
+    """
+    n_pix = s2.shape[0]
+    n_tile, tile, n_loading = loading.shape
+    n_block, n_pair = stop - first, pairs.shape[2]
+    model = np.empty((n_block, tile))
+    weight, residual = np.empty(tile), np.empty(tile)
+    weights = np.zeros((n_block, tile), np.float32)
+    weighted = np.zeros((n_block, tile))
+    product = np.empty((n_block, n_pair), np.float32)
+    sums, right = np.zeros((n_block, n_pair)), np.zeros((n_block, n_loading))
+    for t in range(n_tile):
+        at = t * tile
+        end = min(at + tile, n_pix)
+        np.dot(design[first:stop], theta_rows[t], model)
+        for k in range(n_block):
+            n = rows[first + k]
+            _weigh(flux[n, at:end], ivar[n, at:end], scale[at:end], s2[at:end], model[k], weight, residual)
+            total = 0.0
+            for q in range(end - at):
+                w = weight[q]
+                if w > 0.0:
+                    total += w * residual[q] * residual[q] - np.log(w)
+                weights[k, q] = w
+                weighted[k, q] = w * residual[q]
+            value[first + k] = total if t == 0 else value[first + k] + total
+            weights[k, end - at:] = 0.0
+            weighted[k, end - at:] = 0.0
+        np.dot(weights, pairs[t], product)
+        sums += product
+        right += np.dot(weighted, loading[t])
+    matrix = np.empty((n_loading, n_loading))
+    for k in range(n_block):
+        n = first + k
+        spread_pairs(sums[k], matrix)
+        if mix.shape[0] > 0:
+            h = mix[n]
+            small = np.dot(np.dot(h.T, matrix), h)
+            e = np.dot(h.T, right[k])
+        else:
+            small, e = matrix.copy(), right[k].copy()
+        for i in range(small.shape[0]):
+            small[i, i] += 1.0
+        root = np.linalg.cholesky(small)
+        inverse = np.linalg.inv(root)
+        half = np.dot(inverse, e)
+        for i in range(half.size):
+            value[n] += 2.0 * np.log(root[i, i]) - half[i] * half[i]
+        back = np.dot(half, inverse)
+        if mix.shape[0] > 0:
+            mean[n] = np.dot(mix[n], back)
+            inverse = np.dot(inverse, mix[n].T)
+        else:
+            mean[n] = back
+        posterior = np.dot(np.ascontiguousarray(inverse.T), np.ascontiguousarray(inverse))
+        a = 0
+        for i in range(n_loading):
+            for j in range(i, n_loading):
+                cov[n, a] = posterior[i, j]
+                a += 1
+
+
+@njit(cache=True)
+def _load(flux, ivar, scale, rows, first, stop, block_flux, block_ivar):
+    """Transpose a block of pixels to (pixel, star); what is not used gets flux 0 and ivar 0."""
+    for k in range(rows.shape[0]):
+        n = rows[k]
+        for p in range(first, stop):
+            used = scale[p] > 0.0 and is_sane(flux[n, p], ivar[n, p])
+            block_flux[p - first, k] = flux[n, p] if used else 0.0
+            block_ivar[p - first, k] = ivar[n, p] * scale[p] if used else 0.0
+
+
+class Kept(NamedTuple):
+    """Theta's normal matrices, factorised (dense.factorise), with the sum of the weights where they were made.
+
+    Made anew where that has changed by a tenth: theta's step comes from its exact gradient, so that an old matrix costs
+    a part of a step and no accuracy. factor (n_pix, n_term, n_term), unit (n_pix, n_term), n_dependent (n_pix,) int64.
+    """
+
+    factor: np.ndarray
+    unit: np.ndarray
+    n_dependent: np.ndarray
+    sum_weight: np.ndarray
+
+
+@njit(cache=True)
+def _renew(weights, products, pair_index, terms_on, first, kept):
+    """Bring `kept` up to date for the pixels first, ... with `weights` (n, n_star)."""
+    n_term = pair_index.shape[0]
+    todo = np.empty(weights.shape[0], np.int64)
+    n_todo = 0
+    for p in range(weights.shape[0]):
+        total = weights[p].sum()
+        if total > 0.0 and not abs(total / kept.sum_weight[first + p] - 1.0) < 0.1:
+            kept.sum_weight[first + p] = total
+            todo[n_todo] = p
+            n_todo += 1
+    if n_todo == 0:
+        return
+    sums = np.dot(weights[todo[:n_todo]], products)
+    matrix = np.empty((n_term, n_term))
+    for a in range(n_todo):
+        p = first + todo[a]
+        for i in range(n_term):
+            for j in range(n_term):
+                matrix[i, j] = sums[a, pair_index[i, j]]
+        kept.n_dependent[p] = dense.factorise(matrix, terms_on[p], kept.factor[p], kept.unit[p])
+
+
+@njit(cache=True, nogil=True)
+def maximise(flux, ivar, scale, rows, design, design_t, products, pair_index, terms_on, loading, mean, mean_t, second,
+             cov_t, n_component, spent, first, stop, theta, s2, components, kept):
+    """New components, theta and s2 of the pixels [first, stop), in place.
+
+    design_t (n_term, n), products (n, n_sum), pair_index (n_term, n_term): of the terms, as in kernels/train.py
+    terms_on   (n_pix, n_term) uint8;  loading (n_pix, n_loading) float64, whose first columns are `components`
+    mean_t     (n_loading, n) float64
+    second     (n, n_second) float32, second moments of y: the first n_second of the packed pairs, those with z
+    cov_t      (n_pair, n) float32, covariance of y
+    spent      degrees of freedom per pixel that s2 makes up for (0: plain likelihood)
+    kept       Kept of all pixels; NaN in sum_weight where there is none yet
+    """
+    n_star, n_term = design.shape
+    n, n_loading = stop - first, loading.shape[1]
+    data, noise = np.empty((n, n_star)), np.empty((n, n_star), np.float32)
+    _load(flux, ivar, scale, rows, first, stop, data, noise)
+    weights, narrow = np.empty((n, n_star)), np.empty((n, n_star), np.float32)
+    for p in range(n):
+        for k in range(n_star):
+            i = np.float64(noise[p, k])
+            weights[p, k] = i / (1.0 + i * s2[first + p])
+            narrow[p, k] = weights[p, k]
+    residual = data - np.dot(theta[first:stop], design_t)
+    moments = np.dot(narrow, second)
+    right = np.dot(weights * residual, np.ascontiguousarray(mean[:, :n_component]))
+    _renew(weights, products, pair_index, terms_on, first, kept)
+    active = np.ones(max(n_component, 1), np.uint8)
+    own_factor, own_unit = np.empty((n_component, n_component)), np.empty(n_component)
+    matrix = np.empty((n_component, n_component))
+    block = loading[first:stop].copy()
+    for p in range(n):
+        if scale[first + p] > 0.0 and n_component > 0:
+            a = 0
+            for i in range(n_component):
+                for j in range(i, n_loading):
+                    if j < n_component:
+                        matrix[i, j] = moments[p, a]
+                        matrix[j, i] = moments[p, a]
+                    else:
+                        right[p, i] -= moments[p, a] * block[p, j]
+                    a += 1
+            n_dependent = dense.factorise(matrix, active, own_factor, own_unit)
+            dense.solve(n_dependent, own_factor, own_unit, right[p], block[p, :n_component])
+    residual -= np.dot(block, mean_t)
+    slope = np.dot(weights * residual, design)
+    step = np.zeros((n, n_term))
+    for p in range(n):
+        if scale[first + p] > 0.0:
+            dense.solve(kept.n_dependent[first + p], kept.factor[first + p], kept.unit[first + p], slope[p], step[p])
+    residual -= np.dot(step, design_t)
+    squares = np.empty((n, cov_t.shape[0]), np.float32)
+    for p in range(n):
+        a = 0
+        for i in range(n_loading):
+            for j in range(i, n_loading):
+                squares[p, a] = block[p, i] * block[p, j] * (1.0 if i == j else 2.0)
+                a += 1
+    spread = np.dot(squares, cov_t)
+    for p in range(n):
+        if scale[first + p] > 0.0:
+            n_fitted = n_component
+            for i in range(n_term):
+                n_fitted += terms_on[first + p, i]
+            for k in range(n_star):
+                residual[p, k] = np.sqrt(residual[p, k] * residual[p, k] + max(spread[p, k], np.float32(0.0)))
+            s2[first + p] = scatter.descend(noise[p], residual[p], spent, n_fitted, s2[first + p])
+            theta[first + p] += step[p]
+            components[first + p] = block[p, :n_component]
+
+
+@njit(cache=True)
+def mean_weights(flux, ivar, scale, rows, s2, of_pixel, of_star):
+    """of_pixel (n_pix,) = mean weight over the stars with data there; of_star (n,) = mean over pixels of w / of_pixel.
+
+    0 where there is no data; float64 outputs.
+    """
+    n_pix = s2.shape[0]
+    count = np.zeros(n_pix)
+    of_pixel[:] = 0.0
+    for turn in range(2):
+        for k in range(rows.shape[0]):
+            n = rows[k]
+            total = 0.0
+            n_good = 0
+            for p in range(n_pix):
+                i = np.float64(ivar[n, p]) * scale[p]
+                if is_sane(flux[n, p], ivar[n, p]) and i > 0.0:
+                    w = i / (1.0 + i * s2[p])
+                    if turn == 0:
+                        of_pixel[p] += w
+                        count[p] += 1.0
+                    else:
+                        total += w / of_pixel[p]
+                        n_good += 1
+            if turn == 1:
+                of_star[k] = total / max(1, n_good)
+        if turn == 0:
+            for p in range(n_pix):
+                of_pixel[p] /= max(1.0, count[p])
