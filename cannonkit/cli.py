@@ -362,15 +362,30 @@ def _say(text):
         pass
 
 
-def dry_run(args, **facts):
-    """With --dry-run: print what would be done (`rows=1200, memory="80 MB"`) and return True."""
+def dry_run(args, memory=None, **facts):
+    """With --dry-run: print what would be done (`rows=1200`), the fate of each output and, from `memory` in bytes,
+    what is needed besides the program; return True. Outputs that --resume keeps are reported by the command.
+    """
     if not args.dry_run:
         return False
-    facts = {"input": getattr(args, "input", None), "output": ", ".join(_outputs(args)), **facts}
+    facts = {"input": getattr(args, "input", None), **facts,
+             "memory": None if memory is None else f"{max(1, round(memory / 1e6))} MB besides the program"}
     for name, value in facts.items():
         if value is not None:
             _say(f"would do: {name.replace('_', ' ')} {value}")
+    for path in _outputs(args):
+        _say(f"would do: output {path} ({_fate(args, path)})")
     return True
+
+
+def _fate(args, path):
+    if path == "-":
+        return "standard output"
+    if not os.path.lexists(path):
+        return "new"
+    if getattr(args, "resume", False):
+        return "there, but not whole or not of these inputs and settings: made again"
+    return "there: replaced" if args.overwrite else "there: refused without --overwrite"
 
 
 class Progress:

@@ -30,6 +30,11 @@ class LabelTable:
     good: np.ndarray
     scales: np.ndarray
 
+    @property
+    def nbytes(self):
+        """Bytes of the arrays."""
+        return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
+
     def axes(self):
         """Names of the quantities of the full model, and their values (n_row, n_axis)."""
         axes, columns = [], []

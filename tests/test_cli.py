@@ -260,13 +260,26 @@ def test_progress_on_a_terminal(toy_path):
     assert b"\r" in bar and b"[#" in bar and b"\n" not in bar and last.startswith(b"cc-toy: done in")
 
 
+@pytest.mark.parametrize("options, fate", [
+    ({}, "there: refused without --overwrite"), ({"overwrite": True}, "there: replaced"),
+    ({"resume": True}, "there, but not whole or not of these inputs and settings: made again")])
+def test_dry_run_tells_what_becomes_of_an_output(tmp_path, capsys, options, fate):
+    path = tmp_path / "b.fits"
+    path.touch()
+    args = argparse.Namespace(**{"dry_run": True, "output": [str(path), "-"], "overwrite": False, **options})
+    cli.dry_run(args)
+    assert capsys.readouterr().err.splitlines() == [f"cannonkit: would do: output {path} ({fate})",
+                                                    "cannonkit: would do: output - (standard output)"]
+
+
 def test_dry_run(toy_path, capsys):
     args = argparse.Namespace(dry_run=True, input="a.fits", output="b.fits")
-    assert cli.dry_run(args, rows=1200, memory=None) is True
+    assert cli.dry_run(args, rows=1200, memory=79.6e6, solver=None) is True
     assert capsys.readouterr().err.splitlines() == [
         "cannonkit: would do: input a.fits",
-        "cannonkit: would do: output b.fits",
         "cannonkit: would do: rows 1200",
+        "cannonkit: would do: memory 80 MB besides the program",
+        "cannonkit: would do: output b.fits (new)",
     ]
     args.dry_run = False
     assert cli.dry_run(args) is False and capsys.readouterr().err == ""

@@ -43,7 +43,8 @@ def run(args):
         rows = _open_rows(args, settings, files)
         for line in rows.counts:
             cli.log(line)
-        if cli.dry_run(args, input=" and ".join(t.name for t in rows.sources), rows=rows.n_row):
+        if cli.dry_run(args, input=" and ".join(t.name for t in rows.sources), rows=rows.n_row,
+                       memory=200 * rows.n_row):  # keys, positions and their order, as measured
             return
         stream.check_target(args.output, args.overwrite, [p for p in (args.left, args.right) if p])
         columns, values, sources = _attached(rows, attachments, files)

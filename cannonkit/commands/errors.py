@@ -87,7 +87,7 @@ def _calibrate(args):
     with stream.open_source(args.input) as source:
         table = label_tables.read(source, settings)
         aside = repeats.kept_aside(table.star, settings.holdout, settings.seed)
-        if cli.dry_run(args, rows=len(table.star), labels=",".join(table.names)):
+        if cli.dry_run(args, rows=len(table.star), labels=",".join(table.names), memory=table.nbytes):
             return 0
         _describe(table, settings)
         differences, pairs = differences_of(table, settings, ~aside)
@@ -227,7 +227,8 @@ def _apply(args):
             if args.resume and resume.is_done(args.output, record, sources):
                 cli.log(f"{args.output}: is there, whole, from the same inputs and settings: nothing to do")
                 return 0
-            if cli.dry_run(args, rows=stop - start, labels=",".join(names)):
+            if cli.dry_run(args, rows=stop - start, labels=",".join(names),
+                           memory=4 * min(args.chunk, stop - start) * source.hdu.axes[0]):
                 return 0
             cards = {"ERRMODEL": (settings.error_model, "of err_<label>"), "ERRFACT": (settings.factor, "factor used"),
                      "ERRPREC": (settings.precision, "precision curve used"),
@@ -339,7 +340,7 @@ def _validate(args):
             elif not settings.against:
                 cli.warn(f"{args.errors}: no stars were left aside (calibrate --holdout); on the repeats that it was "
                          "calibrated on, widths are near 1 anyway")
-            if cli.dry_run(args, rows=len(table.star), labels=",".join(table.names)):
+            if cli.dry_run(args, rows=len(table.star), labels=",".join(table.names), memory=table.nbytes):
                 return 0
             differences, (first, second) = differences_of(table, settings, use)
             formal = np.sqrt(table.variance)

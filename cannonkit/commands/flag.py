@@ -77,7 +77,8 @@ def run(args):
             cli.log(f"{args.output}: is there, whole, from the same inputs and settings: nothing to do")
             return
         table = source.table.with_columns(schema.flag_columns(survey is not None))
-        if cli.dry_run(args, rows=stop - start, model=args.model, training_stars=training.n_train):
+        if cli.dry_run(args, rows=stop - start, model=args.model, training_stars=training.n_train,
+                       memory=4 * min(args.chunk, stop - start) * source.hdu.axes[0]):
             return
         survey_rows = None
         if survey is not None:

@@ -61,7 +61,7 @@ def run(args):
         start, stop = cli.shard_rows(args.shard, source.n_row)
         if cli.dry_run(args, model=", ".join(job.source.name for job in jobs), rows=stop - start,
                        pixels=jobs[0].model.n_pix, solver=", ".join(job.fitter.solver for job in jobs),
-                       memory=f"{_memory(source, jobs, _chunk(args)) >> 20} MB"):
+                       memory=_memory(source, jobs, _chunk(args))):
             return
         for path in [path for job in jobs for path in job.paths]:
             if path != "-":

@@ -77,7 +77,7 @@ def _shards(args):
     sources = [sources[k] for k in order]
     first = sources[0]
     n_row = sum(s.n_row for s in sources)
-    if cli.dry_run(args, parts=len(paths), rows=n_row):
+    if cli.dry_run(args, parts=len(paths), rows=n_row, memory=2 * 4096 * first.hdu.axes[0]):
         return
     record = {**cli.record(args), "parts": len(paths)}
     with stream.create(args.output, first.product, first.table, n_row, list(first.extensions.values()),
@@ -178,7 +178,8 @@ def _catalogue(args):
             stream.check_target(path, args.overwrite, [s.name for s in sources])
         n_row = sum(i.source.n_row for i in inputs)
         table = schema.catalogue_table(names)
-        if cli.dry_run(args, input=", ".join(args.inputs), rows=n_row, columns=len(table.columns)):
+        if cli.dry_run(args, input=", ".join(args.inputs), rows=n_row, columns=len(table.columns),
+                       memory=200 * n_row + 8 * chunk * table.dtype.itemsize):  # ids in order, as measured
             return
         stars = _Stars(inputs, settings, surveys)
         record = {**cli.record(args, settings), "recipes": {i.survey: recipe_record(i.recipe) for i in inputs}}

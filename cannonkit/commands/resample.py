@@ -70,7 +70,8 @@ def run(args):
         start, stop = cli.shard_rows(args.shard, targets.n_row)
         n_pix = plan.grid.wavelength.size
         if cli.dry_run(args, rows=stop - start, pixels=n_pix, layout=spectra.layout, root=args.root,
-                       normalisation=plan.continuum.describe()):
+                       normalisation=plan.continuum.describe(),
+                       memory=min(stop - start, cli.BLOCK * (_threads(args) + 2)) * n_pix * 32):
             return
         work = _Work(args, settings, targets, plan, start, stop)
         try:
@@ -152,6 +153,14 @@ def _header(survey, plan, settings):
             "VISITS": (settings.visits, "combined spectra, visits")}
 
 
+def _threads(args):
+    if args.threads:
+        return args.threads
+    import numba
+
+    return numba.get_num_threads()
+
+
 class _Work:
     """Blocks of stars in threads, files to output rows, a few ahead; handed over in order."""
 
@@ -167,18 +176,11 @@ class _Work:
         self.start, self.stop = start, stop
         self.bits = bitmasks.SPECTRUM_STATUS
         self.reader = Reader(plan.spectra, args.root)
-        self.n_thread = self._threads()
+        self.n_thread = _threads(args)
         self.pool, self.local = ThreadPoolExecutor(self.n_thread), threading.local()
         self.free = queue.SimpleQueue()             # rows that are written
         self.counts = dict.fromkeys(self.bits, 0)
         self.n_row = self.n_good = self.n_unusable = self.n_masked = self.n_shown = 0
-
-    def _threads(self):
-        if self.args.threads:
-            return self.args.threads
-        import numba
-
-        return numba.get_num_threads()
 
     def close(self):
         self.pool.shutdown(wait=True, cancel_futures=True)

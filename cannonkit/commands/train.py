@@ -56,7 +56,7 @@ def run(args):
         masks = _line_windows(args, settings, columns, survey)
         rows = _selected(table, columns)
         if cli.dry_run(args, training=args.training, stars=len(rows), labels=", ".join(columns.labels),
-                       pixels=len(grid.data)):
+                       pixels=len(grid.data), memory=2 * len(rows) * len(grid.data) * 8):
             return
         data = _training_set(args, settings, rows, columns, spectra)
         _describe(data, grid, masks, settings, survey, columns, args)
