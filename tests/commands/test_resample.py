@@ -301,6 +301,60 @@ def test_a_catalogue_that_names_no_files(survey, tmp_path, inside, capfd):
     assert "spectrum: no column" in err and "'FILE'" in err and not (tmp_path / "o.fits").exists()
 
 
+# --- mock spectra ---------------------------------------------------------------------------------
+
+
+def mock_files_of(folder, plan, settings, which, snr, n):
+    """n spectra of one mock star at one S/N in both surveys' own files: {survey: [(id, path template)]}."""
+    from cannonkit import mock_files, recipe
+    from cannonkit.stages import mock, mock_spectra
+    synthesis = mock_spectra.Synthesis([p.wavelength for p in recipe.read_continuum("apogee_continuum")])
+    # The same random numbers at every S/N: the same waves in the continuum, the same noise but for its size.
+    obs = mock_spectra.Observation(np.full(n, which), np.arange(n), np.full(n, float(snr)), np.ones(n),
+                                   np.zeros(n))
+    planes, weight, shift, _ = mock_spectra.apogee_block(synthesis, plan.stars, obs, np.ones(n, int), settings)
+    start, step, n_pix = grids = mock_spectra.galah_grids(obs, settings)
+    cameras = mock_spectra.galah_block(synthesis, plan.stars, obs, grids, settings)
+    row = mock.apogee_rows(plan, mock_files.ALLSTAR)[0]
+    names = {"apogee": [], "galah": []}
+    for k in range(n):
+        name = f"{which}-{snr}-{k}"
+        mock_files.write(folder / f"{name}.fits", mock_files.apstar_bytes(
+            row, {plane: values[k] for plane, values in planes.items()}, 1, weight[k], shift[k], 1, k % 2 == 0))
+        for c in range(4):
+            mock_files.write(folder / f"{name}{c + 1}.fits",
+                             mock_files.galah_bytes(cameras[c], name, k, start[k, c], step[k, c], 1))
+        names["apogee"].append((name, f"{name}.fits"))
+        names["galah"].append((name, f"{name}{{ccd}}.fits"))
+    return names
+
+
+@pytest.mark.parametrize("which, what", [(0, "dwarf of 6,270 K"), (1, "giant of 4,870 K")])
+def test_a_mock_star_does_not_move_with_its_snr(tmp_path, inside, which, what):
+    """S/N 20, 50 and 200, wiggles and junk included: mean normalised fluxes within 0.001 in both surveys."""
+    from cannonkit import config
+    from cannonkit.stages import mock
+    settings = config.Mock(common=20, apogee_only=0, galah_only=0, apogee_repeats=0, galah_repeats=0, clusters=0.0,
+                           odd=0.0)
+    plan, n = mock.plan(settings), 10
+    names = [mock_files_of(tmp_path, plan, settings, which, snr, n) for snr in (20, 50, 200)]
+    for survey, recipe_name in (("apogee", "apogee_dr16"), ("galah", "galah_dr3")):
+        table = tmp_path / f"{survey}.csv"
+        table.write_text("id,spectrum\n" + "".join(f"{a},{b}\n" for x in names for a, b in x[survey]))
+        assert inside("resample", table, "--recipe", recipe_name, "--root", tmp_path, "-o",
+                      tmp_path / f"{survey}.spectra.fits", "--quiet") == 0
+        rows = rows_of(tmp_path / f"{survey}.spectra.fits")
+        flux, good = rows["flux"].reshape(3, -1), rows["ivar"].reshape(3, -1) > 0
+        means = [f[g].mean(dtype=float) for f, g in zip(flux, good, strict=True)]
+        print(f"\nmock {what}, {survey}: mean normalised flux at S/N 20, 50, 200:", *(f"{m:.5f}" for m in means),
+              f"differ by {max(means) - min(means):.5f}")
+        # Their own errors: 0.05 / sqrt(70,000 pixels) = 0.0002 at S/N 20.
+        assert max(means) - min(means) < 0.001
+        assert 0.9 < means[2] < 0.99 and np.all(np.isfinite(rows["snr"]))
+        measured = np.median(rows["snr"].reshape(3, n), axis=1)
+        np.testing.assert_allclose(measured / measured[2], [0.1, 0.25, 1.0], rtol=0.25)
+
+
 # --- real spectra ---------------------------------------------------------------------------------
 
 
