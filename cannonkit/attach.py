@@ -17,22 +17,24 @@ _FIELD = re.compile(r"{([^{}]*)}")
 
 
 def load(text):
-    """The Attach of `RECIPE` or `RECIPE,name=COLUMN,...`: the same with other names for its key or columns.
+    """The Attach of `RECIPE` or `RECIPE,name=COLUMN,...`: the same with other names for its key or columns, and
+    (on=COLUMN) another column of ours that the key is compared with.
 
     Raises ConfigError for a name that the recipe has not."""
     name, *changes = text.split(",")
     attach = recipe.load_attach(name)
     for change in changes:
         what, _, column = (part.strip() for part in change.partition("="))
-        if not column or what != "key" and what not in attach.columns:
+        if not column or what not in ("key", "on", *attach.columns):
             raise errors.ConfigError(f"--attach {text}: {change!r}: expected NAME=COLUMN"
-                                     f"{errors.did_you_mean(what, ['key', *attach.columns])}")
-        if what == "key":
-            attach = replace(attach, key=("{" + column + "}",))
+                                     f"{errors.did_you_mean(what, ['key', 'on', *attach.columns])}")
+        if what in ("key", "on"):
+            attach = replace(attach, **{what: ("{" + column + "}",)})
         else:
             columns = dict(attach.columns)
+            ranks = columns[what].column == attach.rank         # then it still does, under its other name
             columns[what] = replace(columns[what], column=(column,))
-            attach = replace(attach, columns=columns)
+            attach = replace(attach, columns=columns, rank=(column,) if ranks else attach.rank)
     return attach
 
 

@@ -24,7 +24,8 @@ def build_parser():
     parser.add_argument("--attach", metavar=("TABLE", "RECIPE"), nargs=2, action="append", default=[],
                         help="add columns of another table to every survey's rows (repeatable, in order): "
                         "gaia_edr3, gaia_edr3_sky, distances_geo, distances_photogeo, clusters, or a file. "
-                        "RECIPE,key=COLUMN,NAME=COLUMN says other names for its columns")
+                        "RECIPE,key=COLUMN,NAME=COLUMN says other names for its columns, on=COLUMN "
+                        "the column of ours that its key is compared with")
     parser.add_argument("-v", "--verbose", action="store_true",
                         help="print how many stars each cut removes, alone and in order")
     cli.add_output_options(parser)

@@ -195,6 +195,48 @@ def test_attached_tables(inside, galah, tmp_path, capfd):
     assert f"for galah: {N_GALAH} rows, {N_COMMON} found, {N_COMMON} further partners" in capfd.readouterr().err
 
 
+def test_photogeometric_distances_by_option(inside, galah, tmp_path):
+    n = N_COMMON
+    rows = np.zeros(n, [("source_id", ">i8"), *((f"r_{a}_{b}", ">f8") for b in ("geo", "photogeo")
+                                                for a in ("med", "lo", "hi"))])
+    rows["source_id"] = GAIA + np.arange(n)
+    for k, name in enumerate(rows.dtype.names[1:]):
+        rows[name] = 100.0 * (k + 1) + np.arange(n)
+    rows["r_med_photogeo"][4] = np.nan                          # no colour
+    path = write(tmp_path / "gedr3dist.fits", rows)
+    for recipe, kind in (("distances_geo", "geo"), ("distances_photogeo", "photogeo")):
+        out = tmp_path / f"{kind}.fits"
+        assert inside("crossmatch", galah, "--recipe", "galah_dr3", "--attach", path, recipe, "--quiet", "-o", out) == 0
+        found, _, _ = read(out)
+        star = found["galah_dr3_source_id"] - GAIA
+        has = star < n
+        for ours, theirs in (("est", "med"), ("lo", "lo"), ("hi", "hi")):
+            np.testing.assert_array_equal(found[f"galah_r_{ours}"][has], rows[f"r_{theirs}_{kind}"][star[has]])
+
+
+def test_a_wide_table_is_attached_in_little_memory(inside, galah, tmp_path):
+    """120 MB of 300 columns, of which three are wanted: 16 MB of rows at a time."""
+    import tracemalloc
+    n = 50_000
+    fields = [("source_id", ">i8"), ("parallax", ">f8"), ("parallax_error", ">f8"), ("rest", ">f8", 297)]
+    rows = np.zeros(n, fields)
+    rows["source_id"], rows["parallax"] = GAIA - n + 40 + np.arange(n), np.arange(n)
+    gaia, out = write(tmp_path / "wide.fits", rows), tmp_path / "o.fits"
+    assert rows.nbytes > 119e6
+    del rows
+    tracemalloc.start()
+    try:
+        assert inside("crossmatch", galah, "--recipe", "galah_dr3", "--attach", gaia, "gaia_edr3", "--quiet", "-o",
+                      out) == 0
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    found, _, _ = read(out)
+    assert np.isfinite(found["galah_parallax"]).sum() == 40
+    # Two chunks of 16 MB (one is read while the other is used), keys of 50,000 rows, modules.
+    assert peak < 60e6, peak
+
+
 @pytest.mark.parametrize("recipe", ["clusters", "gaia_edr3_sky"])
 def test_attached_table_without_rows(inside, galah, tmp_path, recipe):
     rows = np.zeros(0, [("source_id", ">i8"), ("parallax", ">f8"), ("parallax_error", ">f8"), ("cluster", "S4"),
@@ -389,8 +431,16 @@ def test_real_m67(inside, shared, tmp_path, capfd):
     tables = []
     for by in ("id", "sky"):
         assert inside(*args, "--by", by, "-o", tmp_path / f"{by}.fits") == 0
-        assert "165 common stars" in capfd.readouterr().err
-        tables.append(read(tmp_path / f"{by}.fits")[0])
+        err = capfd.readouterr().err
+        print(f"real M67, joined by {by}:\n" + err)
+        assert "165 common stars" in err
+        rows, reject, _ = read(tmp_path / f"{by}.fits")
+        tables.append(rows)
+        lines = {line.split()[0]: line.split()[1:4] for line in err.splitlines() if line.split()[0] in reject}
+        left = np.ones(len(rows), bool)
+        for name, bad in reject.items():                        # the numbers of each cut, alone and in order
+            assert lines[name] == [str(x) for x in (bad.sum(), (bad & left).sum(), (left & ~bad).sum())], name
+            left &= ~bad
     by_id, on_sky = tables
     assert len(by_id) == 165
     assert set(zip(by_id["galah_id"], by_id["occam_id"], strict=True)) == \
@@ -408,6 +458,30 @@ def test_real_m67_positions_by_option(inside, shared, tmp_path):
                   tmp_path / "o.fits", "--quiet") == 0
     rows, _, _ = read(tmp_path / "o.fits")
     assert len(rows) == 165 and rows["separation"].max() < 0.411
+
+
+def test_real_occam_members_by_apogee_id(inside, shared, apogee, tmp_path):
+    """OCCAM names its stars by APOGEE_ID; a star in several clusters' fields goes to its most probable cluster."""
+    path = shared / "data" / "catalogues" / "apogee_dr16_occam_members.fits"
+    members = fitsio.read(str(path), ext=1)
+    ids = np.char.strip(members["APOGEE_ID"].astype("S18"))
+    names, first, count = np.unique(ids, return_index=True, return_counts=True)
+    chosen = np.concatenate([names[count > 1][:20], names[count == 1][:20]])
+    rows = fitsio.read(str(apogee), ext=1)[:50]
+    rows["APOGEE_ID"][:40] = chosen
+    out = tmp_path / "o.fits"
+    assert inside("crossmatch", write(tmp_path / "a.fits", rows), "--recipe", "apogee_dr16", "--attach", path,
+                  "clusters,key=APOGEE_ID,on=star_id,cluster_prob=FEH_PROB", "--quiet", "-o", out) == 0
+    found, _, _ = read(out)
+    ours = {r["apogee_id"].strip(): (r["apogee_cluster"].strip(), r["apogee_cluster_prob"]) for r in found}
+    assert sum(c != "" for c, _ in ours.values()) == 40
+    for name in chosen:
+        mine = np.flatnonzero(ids == name)
+        prob = np.where(members["FEH_PROB"][mine] < -0.5, np.nan, members["FEH_PROB"][mine])
+        best = mine[np.argmax(np.nan_to_num(prob, nan=-1))]
+        cluster, found_prob = ours[name.decode()]
+        assert cluster == members["CLUSTER"][best].astype(str).strip()
+        np.testing.assert_allclose(found_prob, np.nanmax(prob) if np.isfinite(prob).any() else np.nan, rtol=1e-6)
 
 
 def test_stilts_reads_units_and_nulls(program, start, inside, apogee, galah, tmp_path):
