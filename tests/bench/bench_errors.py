@@ -1,13 +1,10 @@
 """Calibration on as many repeats as the paper has: 28,570 APOGEE and 47,189 GALAH groups."""
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
-from run import ROOT, Entry
+from run import ROOT, Entry, measured
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -15,16 +12,6 @@ sys.path.insert(0, str(ROOT / "tests"))
 def _sizes(rng, n_group, mean_extra, largest):
     """Group sizes 2 to `largest` with `mean_extra` rows more than one a group, as in the paper."""
     return np.minimum(largest, 2 + rng.geometric(1 / mean_extra, n_group) - 1)
-
-
-def _run(command):
-    """(seconds, peak memory in MB) of a process; it must succeed."""
-    start = time.perf_counter()
-    process = subprocess.Popen([str(c) for c in command])
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, command
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
 
 
 def bench_calibrate():
@@ -53,7 +40,7 @@ def bench_calibrate():
             command = [sys.executable, ROOT / "bin" / "cc-errors", "calibrate", path, "-o", out, "--quiet",
                        "--error-model", model]
             # The second time the kernels are cached.
-            runs = [_run([*command, "--overwrite"]) for _ in range(2 if model == "paper" else 1)]
+            runs = [measured([*command, "--overwrite"]) for _ in range(2 if model == "paper" else 1)]
             yield Entry(f"cc-errors calibrate ({model}), {len(size)} groups, {n} spectra", min(runs)[0], bound)
             yield Entry(f"cc-errors calibrate ({model}), peak memory", max(r[1] for r in runs), None, "MB")
         found = products.read(Path(folder) / "paper.errors.fits")[0]

@@ -1,13 +1,12 @@
 """The catalogue at the paper's size: 437,445 APOGEE and 576,390 GALAH rows."""
 import os
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from run import ROOT, Entry
+from run import ROOT, Entry, measured
 
 sys.path.insert(0, str(ROOT / "tests"))
 N_APOGEE, N_GALAH, N_COMMON, BLOCK = 437_445, 576_390, 14_406, 16384
@@ -62,16 +61,6 @@ def _inputs(folder):
         _repeat(folder / f"{survey}.fits", "training", table, n, {"SURVEY": survey}, {}, catalogue)
 
 
-def _run(command):
-    """(seconds, peak memory in MB) of a process; it must succeed."""
-    start = time.perf_counter()
-    process = subprocess.Popen([str(c) for c in command])
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, command
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
-
-
 def _plain_seconds(inputs, output, copy):
     """Reading the inputs' bytes and writing as many as the output has, in chunks of 16 MB, with fsync."""
     start = time.perf_counter()
@@ -102,7 +91,7 @@ def bench_catalogue():
                    "--recipe", "apogee_dr16", "--survey", inputs[3], "--recipe", "galah_dr3", "-o", out, "--quiet"]
         plain, seconds, peak = [], [], 0
         for _ in range(6):                      # in turn: memory that a host lends anew slows both, now and then
-            took, memory = _run(command)
+            took, memory = measured(command)
             seconds.append(took)
             peak = max(peak, memory)
             plain.append(_plain_seconds(inputs, out, folder / "copy"))

@@ -11,6 +11,7 @@ The exit code is 1 if a bound does not hold or a benchmark fails.
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 import time
 import traceback
@@ -48,6 +49,26 @@ def best(function, repeats=5):
         function()
         times.append(time.perf_counter() - start)
     return min(times)
+
+
+# A small process in between: a child's peak memory is never less than that of the process that starts it.
+MEASURE = """
+import json, os, subprocess, sys, time
+start = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+process.returncode = os.waitstatus_to_exitcode(status)
+print(json.dumps([process.returncode, time.perf_counter() - start, usage.ru_maxrss / 1024]))
+"""
+
+
+def measured(command):
+    """(seconds, peak memory in MB) of a process; it must succeed. Its standard output goes nowhere."""
+    done = subprocess.run([sys.executable, "-c", MEASURE, *map(str, command)], stdout=subprocess.PIPE, text=True,
+                          check=True)
+    code, seconds, memory = json.loads(done.stdout)
+    assert code == 0, command
+    return seconds, memory
 
 
 def peer(name):
