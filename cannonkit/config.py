@@ -287,12 +287,12 @@ class Mock:
     """The two mock surveys (shared/formats.md D): sizes, what is planted, what is left out."""
 
     seed: int = setting(1, "seed of every random number", low=0, high=2**31 - 1)
-    common: int = setting(1100, "field stars in both surveys", low=0, high=100000)
-    apogee_only: int = setting(170, "field stars in APOGEE only", low=0, high=100000)
-    galah_only: int = setting(170, "field stars in GALAH only", low=0, high=100000)
+    common: int = setting(1100, "field stars in both surveys", low=0, high=2000000)
+    apogee_only: int = setting(170, "field stars in APOGEE only", low=0, high=2000000)
+    galah_only: int = setting(170, "field stars in GALAH only", low=0, high=2000000)
     apogee_repeats: int = setting(130, "further spectra of APOGEE stars (DUPLICATE rows), groups of 2 to 14",
-                                  low=0, high=100000)
-    galah_repeats: int = setting(190, "further spectra of GALAH stars, groups of 2 to 15", low=0, high=100000)
+                                  low=0, high=2000000)
+    galah_repeats: int = setting(190, "further spectra of GALAH stars, groups of 2 to 15", low=0, high=2000000)
     clusters: float = setting(0.15, "members of the ten clusters, as a share of the paper's numbers", low=0.0, high=1.0)
     odd: float = setting(0.3, "share of the stars of one survey only that no training set covers (M dwarfs, hot and "
                          "metal-poor stars, fast rotators, binaries, emission lines)", low=0.0, high=1.0)
@@ -304,6 +304,8 @@ class Mock:
     wiggles: bool = setting(True, "waves in the continuum, new in each visit")
     lsf_variation: bool = setting(True, "a line-spread function that differs from fibre to fibre")
     junk: bool = setting(True, "bad pixels, spikes, sky and telluric residuals")
+    growth: float = setting(0.0, "of --generator model: line depths d become d / (1 + growth d), no longer quadratic "
+                            "in the labels", low=0.0, high=10.0)
     second_generation_in_both: bool = setting(False, "NGC 104: second-generation stars in APOGEE too, not in GALAH "
                                               "only")
 

@@ -31,7 +31,7 @@ def polynomial(path, survey, grid, medium, training_labels, name=""):
     try:
         hdus = fits.walk(fd, str(path))
         images = {h.name: fits.read_hdu_image(fd, h) for h in hdus[1:] if h.kind == "image" and h.data_size}
-        label_names = tuple(part.strip().lower() for part in hdus[0].header.text("LABELS").split(",") if part.strip())
+        label_names = _label_names(hdus[0].header)
     finally:
         os.close(fd)
     powers, pivot, unit, theta, s2, wavelength, own_medium = _conventions(images, len(label_names), path)
@@ -67,6 +67,45 @@ def polynomial(path, survey, grid, medium, training_labels, name=""):
         label_names=label_names, label_units=tuple(schema.label(n).unit for n in label_names), low=low, pivot=pivot,
         high=high, bias=nothing, scatter=nothing.copy(), rms=nothing.copy(), training=training, survey=survey,
         scale_survey="", name=name, options={"imported": os.path.basename(str(path))})
+
+
+def label_names(path):
+    """Names of the labels of such a file, lower case. Raises NoInputError, DataError."""
+    fd = fits.open_fd(path)
+    try:
+        return _label_names(fits.walk(fd, str(path))[0].header)
+    finally:
+        os.close(fd)
+
+
+def _label_names(header):
+    return tuple(part.strip().lower() for part in header.text("LABELS").split(",") if part.strip())
+
+
+def read_labels(path, names):
+    """(n_star, n_label) float64 from a text table (commas or blanks; # and % start comments; ECSV too) with columns
+    `names`, upper or lower case. Raises NoInputError, DataError."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [line for line in file if line.strip() and line[0] not in "#%"]
+    except OSError as error:
+        raise errors.NoInputError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise errors.DataError(f"{path}: not a text table") from None
+    rows = [line.replace(",", " ").split() for line in lines]
+    head = [word.strip('"').lower() for word in rows[0]] if rows else []
+    lacking = [name for name in names if name not in head]
+    if lacking:
+        raise errors.DataError(f"{path}: no column {lacking[0]!r}{errors.did_you_mean(lacking[0], head)}")
+    out = np.empty((len(rows) - 1, len(names)))
+    for k, words in enumerate(rows[1:], 1):
+        try:
+            out[k - 1] = [float(words[head.index(name)]) for name in names]
+        except (ValueError, IndexError):
+            raise errors.DataError(f"{path}: row {k}: not one number in each of {', '.join(names)}") from None
+    if not len(out):
+        raise errors.DataError(f"{path}: no rows")
+    return out
 
 
 def _conventions(images, n_label, path):

@@ -117,12 +117,16 @@ class Model:
         """Scaled labels (n_star, n_label) of equation 2. NaN stays NaN."""
         return (np.atleast_2d(np.asarray(labels, dtype=np.float64)) - self.pivot) / self.scale
 
+    def design(self, labels):
+        """Terms (n_star, n_term) f8 of equation 1 for labels (n_star, n_label) in label units; NaN stays NaN."""
+        return vectorizer.design_matrix(self.scaled(labels), self.powers)
+
     def predict(self, labels, z=None):
         """Model flux (n_star, n_pix) f8 for labels (n_star, n_label) in label units, and z (n_star, K) if given.
 
         A label that is NaN gives a NaN spectrum; unusable pixels are NaN.
         """
-        flux = vectorizer.design_matrix(self.scaled(labels), self.powers) @ self.theta.T
+        flux = self.design(labels) @ self.theta.T
         if z is not None:
             flux += z @ self.components.T
         flux[:, ~self.usable] = np.nan

@@ -6,7 +6,7 @@ Milne-Eddington flux F/Fc = (1 + q / (1 + eta)) / (1 + q) with q = 2/3 of the sl
 weak lines grow in proportion and strong ones saturate (curve of growth). Rotation, macroturbulence and the
 line-spread function are one kernel, applied only at the pixels that are wanted.
 
-Cost: 20 to 100 grid points per line; about 3 ms for a star in the H band on one core.
+Cost: 10 to 100 grid points per line; 0.4 ms for a star in the H band on one core, 0.15 ms for its pixels.
 """
 
 import math
@@ -32,16 +32,19 @@ C2_EV = 12398.42  # h c in eV Angstrom
 RYDBERG_EV = 13.598
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def voigt(a, x):
     """H(a, x), the Voigt function with H(0, 0) = 1, to 1e-4 (Humlicek 1982, W4 algorithm)."""
     s = abs(x) + a
+    if s >= 5.5:  # written out: a division of complex numbers costs five times as much
+        re, im = a * a - x * x, -2.0 * a * x  # u = t^2 of t = a - i x
+        if s >= 15.0:
+            top, bottom, low, high = 0.5641896, 0.0, 0.5 + re, im
+        else:
+            top, bottom = 1.410474 + 0.5641896 * re, 0.5641896 * im
+            low, high = 0.75 + 3.0 * re + re * re - im * im, 3.0 * im + 2.0 * re * im
+        return ((a * top + x * bottom) * low + (a * bottom - x * top) * high) / (low * low + high * high)
     t = complex(a, -x)
-    if s >= 15.0:
-        return (t * 0.5641896 / (0.5 + t * t)).real
-    if s >= 5.5:
-        u = t * t
-        return (t * (1.410474 + u * 0.5641896) / (0.75 + u * (3.0 + u))).real
     if a >= 0.195 * abs(x) - 0.176:
         return (
             (16.4955 + t * (20.20933 + t * (11.96482 + t * (3.778987 + t * 0.5642236))))
@@ -67,63 +70,89 @@ def voigt(a, x):
     return (np.exp(u) - w).real
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")  # no test for a denominator of 0: the loop runs on vector units
+def add_wing(part, strength, a, x, step):
+    """Add strength H(a, x + k step) to part (n,) where |x| is 15 or more: Humlicek's first region, real part."""
+    half = 0.5 + a * a
+    factor = 0.5641896 * a * strength
+    for k in range(part.shape[0]):
+        u = (x + k * step) ** 2
+        v = half - u
+        part[k] += factor * (half + u) / (v * v + 4.0 * a * a * u)
+
+
+@njit(cache=True, error_model="numpy")
 def add_lines(
-    eta, first, step, wavelength, species, excitation, log_gf, damping, mass, density, state, v_micro
+    eta, first, step, wavelength, log_wavelength, species, excitation, gf, damping, mass, density, state, v_micro
 ):
     """Add the opacity ratio of lines to eta (n_point,), whose point i is at exp(first + step i) Angstrom.
 
-    wavelength (n_line,) Angstrom, vacuum, ascending; species (n_line,) rows of `density` (n_species,) and
-    `mass`
-    (atomic units); damping (n_line,) log10 of the van der Waals width per hydrogen atom at 10^4 K, below
-    -50 for none; state = a row of build_atmospheres; v_micro km/s.
+    wavelength (n_line,) Angstrom, vacuum, ascending, and its logarithm; species (n_line,) rows of `density`
+    (n_species,) and `mass` (atomic units); damping (n_line,) van der Waals width per hydrogen atom at 10^4 K, 0 for
+    none; state = a row of build_atmospheres; v_micro km/s.
     """
     t = state[T_LINE]
     kt = K_EV * t
     collision = state[N_HYDROGEN] * state[H_NEUTRAL] * (t / 1e4) ** 0.3
     n_point = eta.shape[0]
-    for i in range(wavelength.shape[0]):
+    n_species = mass.shape[0]
+    width, factor, second = np.empty(n_species), np.empty(n_species), np.empty(n_species)
+    for s in range(n_species):
+        width[s] = math.sqrt(1.662892e-2 * t / mass[s] + v_micro * v_micro)  # km/s
+        factor[s] = 0.02654 * density[s] / (1.7724539 * width[s] * 1e5) / state[KAPPA]
+        per_point = step * LIGHT / width[s]
+        second[s] = math.exp(-2.0 * per_point * per_point)
+    for i in range(log_wavelength.shape[0]):
         s = species[i]
         w = wavelength[i]
-        b = math.sqrt(1.662892e-2 * t / mass[s] + v_micro * v_micro)  # km/s
+        b = width[s]
         emission = 1.0 - math.exp(-C2_EV / (w * kt))
-        strength = (
-            0.02654
-            * 10.0 ** log_gf[i]
-            * density[s]
-            * math.exp(-excitation[i] / kt)
-            * emission
-            * (w * 1e-8)
-            / (1.7724539 * b * 1e5)
-            / state[KAPPA]
-        )
+        strength = factor[s] * gf[i] * math.exp(-excitation[i] / kt) * emission * (w * 1e-8)
         if strength < CUT:
             continue
         a = 0.0
         reach = math.sqrt(max(math.log(strength / CUT), 0.0))
-        if damping[i] > -50.0:
+        if damping[i] > 0.0:
             # natural width 1e8 / s; Doppler width in frequency is b / lambda
-            a = (1e8 + 10.0 ** damping[i] * collision) / (4.0 * math.pi) * (w * 1e-8) / (b * 1e5)
+            a = (1e8 + damping[i] * collision) / (4.0 * math.pi) * (w * 1e-8) / (b * 1e5)
             reach = max(reach, min(math.sqrt(strength * a / (1.7724539 * CUT)), 2500.0 / b))
-        place = (math.log(w) - first) / step
+        place = (log_wavelength[i] - first) / step
         per_point = step * LIGHT / b
         low = max(int(math.ceil(place - reach / per_point)), 0)
         high = min(int(math.floor(place + reach / per_point)), n_point - 1)
         if a == 0.0:
+            # exp(-x^2) at equal steps: the ratio of neighbours falls by a constant factor
+            x = (low - place) * per_point
+            value = strength * math.exp(-x * x)
+            ratio = math.exp(-per_point * (2.0 * x + per_point))
             for k in range(low, high + 1):
-                x = (k - place) * per_point
-                eta[k] += strength * math.exp(-x * x)
+                eta[k] += value
+                value *= ratio
+                ratio *= second[s]
         else:
-            for k in range(low, high + 1):
+            near = int(15.0 / per_point) + 1
+            left, right = max(int(place) - near, low), min(int(place) + 1 + near, high)
+            for k in range(left, right + 1):
                 eta[k] += strength * voigt(a, (k - place) * per_point)
+            add_wing(eta[low:left], strength, a, (low - place) * per_point, per_point)
+            add_wing(eta[right + 1 : high + 1], strength, a, (right + 1 - place) * per_point, per_point)
 
 
-@njit(cache=True)
-def add_hydrogen(eta, first, step, hydrogen, h_per_nucleus, state):
+@njit(cache=True, error_model="numpy")  # a plain loop: it runs on vector units
+def add_stark_wing(part, wave, w, strength, core25):
+    """Add strength / (|wave - w|^2.5 + core25) to part (n,)."""
+    for k in range(part.shape[0]):
+        d = abs(wave[k] - w)
+        part[k] += strength / (d * d * math.sqrt(d) + core25)
+
+
+@njit(cache=True, error_model="numpy")
+def add_hydrogen(eta, wave, hydrogen, h_per_nucleus, state):
     """Add hydrogen lines to eta: linear Stark profile, normalised, with its wings going as distance^-5/2.
 
-    hydrogen (n, 4): vacuum wavelength (Angstrom), lower level, upper level, f. Formed where tau is about 1.
-    The half width of an average Stark component is that of 0.35 n_up^2 units; ions and electrons count twice.
+    wave (n_point,) Angstrom; hydrogen (n, 4): vacuum wavelength (Angstrom), lower level, upper level, f. Formed
+    where tau is about 1. The half width of an average Stark component is that of 0.35 n_up^2 units; ions and
+    electrons count twice.
     """
     t = state[T_DEEP]
     kt = K_EV * t
@@ -141,15 +170,21 @@ def add_hydrogen(eta, first, step, hydrogen, h_per_nucleus, state):
         wing = k2 * field**1.5
         scale = 8.853e-13 * (w * 1e-8) ** 2 * f * level * emission / state[KAPPA_DEEP] * 1e8
         core25 = core**2.5
-        for k in range(eta.shape[0]):
-            d = abs(math.exp(first + step * k) - w)
-            if d < 300.0:
-                value = scale * wing / (d * d * math.sqrt(d) + core25)
-                # An opaque core is formed higher, where it is cooler and the lower level is emptier.
-                eta[k] += value if value < 0.1 else 0.1 * (value / 0.1) ** 0.6
+        if scale * wing < CUT * core25:
+            continue
+        reach = min((scale * wing / CUT) ** 0.4, 300.0)
+        near = min((scale * wing / 0.1) ** 0.4, reach)
+        places = np.searchsorted(wave, np.array([w - reach, w - near, w + near, w + reach]))
+        add_stark_wing(eta[places[0] : places[1]], wave[places[0] : places[1]], w, scale * wing, core25)
+        add_stark_wing(eta[places[2] : places[3]], wave[places[2] : places[3]], w, scale * wing, core25)
+        for k in range(places[1], places[2]):
+            d = abs(wave[k] - w)
+            value = scale * wing / (d * d * math.sqrt(d) + core25)
+            # An opaque core is formed higher, where it is cooler and the lower level is emptier.
+            eta[k] += value if value < 0.1 else 0.1 * (value / 0.1) ** 0.6
 
 
-@njit(parallel=True, cache=True, nogil=True)  # files are written meanwhile
+@njit(parallel=True, cache=True, nogil=True, error_model="numpy")  # nogil: files are written meanwhile
 def synthesise(
     region,
     first,
@@ -168,9 +203,13 @@ def synthesise(
 ):
     """Fill flux (n_star, n_point), continuum-normalised, before any broadening but the lines' own.
 
-    Arguments as in add_lines; density (n_star, n_region, n_species), state (n_star, n_region, N_STATE),
-    v_micro (n_star,) km/s. Parallel over stars; each iteration writes its own row.
+    wavelength (n_line,) Angstrom; log_gf; damping log10 of the width, below -50 for none; others as in add_lines;
+    density (n_star, n_region, n_species), state (n_star, n_region, N_STATE), v_micro (n_star,) km/s.
+    Parallel over stars; each iteration writes its own row.
     """
+    log_wavelength, gf = np.log(wavelength), 10.0**log_gf
+    width = np.where(damping > -50.0, 10.0**damping, 0.0)
+    wave = np.exp(first + step * np.arange(flux.shape[1]))
     for m in prange(flux.shape[0]):
         eta = np.zeros(flux.shape[1])
         add_lines(
@@ -178,22 +217,23 @@ def synthesise(
             first,
             step,
             wavelength,
+            log_wavelength,
             species,
             excitation,
-            log_gf,
-            damping,
+            gf,
+            width,
             mass,
             density[m, region],
             state[m, region],
             v_micro[m],
         )
-        add_hydrogen(eta, first, step, hydrogen, density[m, region, 0], state[m, region])
+        add_hydrogen(eta, wave, hydrogen, density[m, region, 0], state[m, region])
         q = 2.0 / 3.0 * state[m, region, SLOPE]
         for k in range(flux.shape[1]):
             flux[m, k] = (1.0 + q / (1.0 + eta[k])) / (1.0 + q)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def broadening_kernel(sigma, v_rotation, offset, step, kernel):
     """Fill kernel (2 h + 1,), unit sum: Gaussian of `sigma` km/s with a rotation profile of `v_rotation`
     km/s.
@@ -214,10 +254,16 @@ def broadening_kernel(sigma, v_rotation, offset, step, kernel):
             shift = x * v_rotation
         elif r != 0:
             continue
-        for j in range(kernel.shape[0]):
-            u = ((j - half) * step - offset - shift) / sigma
-            if u * u < 60.0:
-                kernel[j] += weight * math.exp(-0.5 * u * u)
+        low = max(half + int(math.ceil((offset + shift - 7.7 * sigma) / step)), 0)
+        high = min(half + int(math.floor((offset + shift + 7.7 * sigma) / step)), kernel.shape[0] - 1)
+        # a Gaussian at equal steps: the ratio of neighbours falls by a constant factor
+        u = ((low - half) * step - offset - shift) / sigma
+        h = step / sigma
+        value, ratio, second = weight * math.exp(-0.5 * u * u), math.exp(-h * (u + 0.5 * h)), math.exp(-h * h)
+        for j in range(low, high + 1):
+            kernel[j] += value
+            value *= ratio
+            ratio *= second
     total = 0.0
     for j in range(kernel.shape[0]):
         total += kernel[j]
@@ -229,7 +275,17 @@ N_PHASE = 8
 N_ZONE = 6
 
 
-@njit(cache=True)
+@njit(cache=True, fastmath={"reassoc", "contract"})  # lets the sums run on vector units; NaN keeps its meaning
+def two_sums(values, first, second):
+    """Sums of values * first and values * second, (n,) each."""
+    one, two = 0.0, 0.0
+    for j in range(first.shape[0]):
+        one += first[j] * values[j]
+        two += second[j] * values[j]
+    return one, two
+
+
+@njit(cache=True, error_model="numpy")
 def observe(fine, first, step, log_wavelength, sigma_start, sigma_stop, v_rotation, v_macro, v_shift, out):
     """Fill out (n_pix,) with the broadened spectrum at the pixels' ln(wavelength), ascending.
 
@@ -262,15 +318,11 @@ def observe(fine, first, step, log_wavelength, sigma_start, sigma_stop, v_rotati
         phase = (place - base) * N_PHASE
         p = int(phase)
         f = phase - p
-        one, two = 0.0, 0.0
-        for j in range(2 * half + 1):
-            value = fine[base - half + j]
-            one += kernels[z, p, j] * value
-            two += kernels[z, p + 1, j] * value
+        one, two = two_sums(fine[base - half : base + half + 1], kernels[z, p], kernels[z, p + 1])
         out[k] = one + f * (two - one)
 
 
-@njit(parallel=True, cache=True, nogil=True)  # files are written meanwhile
+@njit(parallel=True, cache=True, nogil=True, error_model="numpy")  # nogil: files are written meanwhile
 def observe_many(
     fine,
     star,

@@ -117,16 +117,16 @@ def electrons(temperature, gas_pressure, abundance, elements, start):
     abundance (n_element,) number ratios to hydrogen, elements as mock_atoms.element_table().
     """
     log_pe = math.log(start)
+    log_t = math.log(temperature / 5000.0)
+    at_unit = np.empty(elements.shape[0])       # N(ion)/N(neutral) times the electron pressure
+    for e in range(elements.shape[0]):
+        u = elements[e, 5] / elements[e, 3] * math.exp((elements[e, 6] - elements[e, 4]) * log_t)
+        at_unit[e] = saha_ratio(temperature, 1.0, elements[e, 2], u)
     for _ in range(40):
         pe = math.exp(log_pe)
         free, slope = 0.0, 0.0
         for e in range(elements.shape[0]):
-            u = (
-                elements[e, 5]
-                * (temperature / 5000.0) ** elements[e, 6]
-                / (elements[e, 3] * (temperature / 5000.0) ** elements[e, 4])
-            )
-            r = saha_ratio(temperature, pe, elements[e, 2], u)
+            r = at_unit[e] / pe
             x = r / (1.0 + r)
             n = 1.0 if e == 0 else abundance[e]
             free += n * x

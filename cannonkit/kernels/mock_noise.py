@@ -38,15 +38,40 @@ def uniform(key, i):
 
 
 @njit(cache=True)
+def fill_uniform(seed, survey, number, plane, out):
+    """Fill out (n, k) with numbers in (0, 1) that depend on seed, survey, the spectra's number (n,) and plane only."""
+    for i in range(out.shape[0]):
+        key = key_of(seed, survey, number[i], plane)
+        for j in range(out.shape[1]):
+            out[i, j] = uniform(key, j)
+
+
+@njit(cache=True)
+def normal_quantile(u):
+    """The standard normal number below which a share u in (0, 1) lies, to 1e-8 (P. Acklam's rational functions)."""
+    q = u - 0.5
+    if abs(q) <= 0.47575:
+        r = q * q
+        top = (((((-3.969683028665376e1 * r + 2.209460984245205e2) * r - 2.759285104469687e2) * r
+                 + 1.383577518672690e2) * r - 3.066479806614716e1) * r + 2.506628277459239) * q
+        return top / (((((-5.447609879822406e1 * r + 1.615858368580409e2) * r - 1.556989798598866e2) * r
+                        + 6.680131188771972e1) * r - 1.328068155288572e1) * r + 1.0)
+    r = math.sqrt(-2.0 * math.log(0.5 - abs(q)))
+    top = ((((-7.784894002430293e-3 * r - 3.223964580411365e-1) * r - 2.400758277161838) * r
+            - 2.549732539343734) * r + 4.374664141464968) * r + 2.938163982698783
+    tail = top / ((((7.784695709041462e-3 * r + 3.224671290700398e-1) * r + 2.445134137142996) * r
+                   + 3.754408661907416) * r + 1.0)
+    return tail if q < 0.0 else -tail
+
+
+@njit(cache=True)
 def fill_normal(key, out):
-    """Fill out (n,) with standard normal numbers of stream `key` (Box and Muller)."""
-    n = out.shape[0]
-    for i in range(0, n, 2):
-        r = math.sqrt(-2.0 * math.log(uniform(key, i)))
-        t = 2.0 * math.pi * uniform(key, i + 1)
-        out[i] = r * math.cos(t)
-        if i + 1 < n:
-            out[i + 1] = r * math.sin(t)
+    """Fill out (n,) with standard normal numbers of stream `key`."""
+    for i in range(out.shape[0]):
+        out[i] = normal_quantile(uniform(key, i))
+
+
+NODE = 32
 
 
 @njit(cache=True)
@@ -57,12 +82,15 @@ def wiggles(key, amplitude, out):
         return
     z = np.empty(8)
     fill_normal(key, z)
-    for k in range(n):
-        x = k / n
-        s = 0.0
+    left = 0.0
+    for node in range(0, n + NODE, NODE):       # cosines at every NODE-th pixel, straight lines between: to 1e-3 of it
+        right = 0.0
         for w in range(4):
-            s += z[2 * w] * math.cos(math.pi * (1.0 + 2.3 * w) * x + 3.0 * z[2 * w + 1])
-        out[k] *= 1.0 + amplitude * 0.707 * s
+            right += z[2 * w] * math.cos(math.pi * (1.0 + 2.3 * w) * node / n + 3.0 * z[2 * w + 1])
+        for k in range(max(node - NODE, 0), min(node, n)):
+            f = (k - node + NODE) / NODE
+            out[k] *= 1.0 + amplitude * 0.707 * (left + f * (right - left))
+        left = right
 
 
 # Night-sky emission inside cameras 2 to 4 of GALAH (OH and atomic lines, air, Angstrom).
@@ -147,7 +175,7 @@ APOGEE_TELLURIC = np.array(
 )
 
 
-@njit(parallel=True, cache=True, nogil=True)  # files are written meanwhile
+@njit(parallel=True, cache=True, nogil=True, error_model="numpy")  # nogil: files are written meanwhile
 def galah_planes(
     clean,
     n_pix,
@@ -229,7 +257,7 @@ def galah_planes(
             sky_sigma[i, k] = abs(error) * 0.9
 
 
-@njit(parallel=True, cache=True, nogil=True)  # files are written meanwhile
+@njit(parallel=True, cache=True, nogil=True, error_model="numpy")  # nogil: files are written meanwhile
 def apogee_planes(
     clean,
     n_visit,
@@ -262,10 +290,13 @@ def apogee_planes(
                visits) km/s, residual velocity of each visit
     persistence   (n,) 0 or the bit to set in the blue third
     ends       (n, 6) first and one-past-last filled pixel of the three detectors
+    sky, sky_error, telluric and telluric_error may have no rows: then they are not wanted.
     No data: 0 in flux, error and mask 0, as DR16 has it.
     """
     n_pix = clean.shape[1]
     log_start, log_step = 4.179, 6e-6
+    whole = sky.shape[0] > 0
+    wave = 10.0 ** (log_start + log_step * np.arange(n_pix))
     for i in prange(clean.shape[0]):
         visits = n_visit[i]
         first = 0 if visits == 1 else 2
@@ -274,8 +305,9 @@ def apogee_planes(
         top = math.exp(c2 / (16000.0 * teff[i])) - 1.0
         base = np.empty(n_pix)
         for k in range(n_pix):
-            w = 10.0 ** (log_start + log_step * k)
-            base[k] = scale[i] * (16000.0 / w) ** 5 * top / (math.exp(c2 / (w * teff[i])) - 1.0)
+            w = wave[k]
+            u = 16000.0 / w
+            base[k] = scale[i] * u * u * u * u * u * top / (math.exp(c2 / (w * teff[i])) - 1.0)
         for v in range(visits):
             row = first + v
             key = key_of(seed, 1, number[i], 10 + v)
@@ -290,23 +322,24 @@ def apogee_planes(
                     shape[ends[i, 2 * d] : ends[i, 2 * d + 1]],
                 )
             bad_rate = 0.002 + 0.004 * uniform(pick, 900001) / math.sqrt(visits)
-            visit_snr = snr[i] * math.sqrt(weight[i, v])
+            noise = 1.0 / (snr[i] * math.sqrt(weight[i, v]))
+            slope = 0.5 * shift[i, v] / (LIGHT * log_step * 2.302585)
             # The Earth's motion puts sky lines elsewhere in each visit's rest frame.
             doppler = 1.0 + (velocity[i] + 25.0 * (uniform(pick, 900002) - 0.5)) / LIGHT
             run, bit, wrong = 0, 0, 0.0
+            s = 0
             for d in range(3):
                 for k in range(ends[i, 2 * d], ends[i, 2 * d + 1]):
-                    w = 10.0 ** (log_start + log_step * k) * doppler
+                    w = wave[k] * doppler
                     low, high = max(k - 1, 0), min(k + 1, n_pix - 1)
-                    f = clean[i, k] - shift[i, v] / (LIGHT * log_step * 2.302585) * 0.5 * (
-                        clean[i, high] - clean[i, low]
-                    )
+                    f = clean[i, k] - slope * (clean[i, high] - clean[i, low])
                     level = base[k] * shape[k]
-                    sigma = level / visit_snr * math.sqrt(max(f, 0.05))
+                    sigma = level * noise * math.sqrt(max(f, 0.05))
                     word = 0
                     glow = 0.05 * level
                     residual = 0.0
-                    s = np.searchsorted(APOGEE_SKY, w)
+                    while s < APOGEE_SKY.shape[0] and APOGEE_SKY[s] < w:
+                        s += 1
                     for t in range(max(s - 1, 0), min(s + 1, APOGEE_SKY.shape[0])):
                         x = (w - APOGEE_SKY[t]) / 0.35
                         if abs(x) < 3.2:
@@ -351,10 +384,11 @@ def apogee_planes(
                     flux[i, row, k] = value
                     error[i, row, k] = sigma
                     mask[i, row, k] = word
-                    sky[i, row, k] = glow
-                    sky_error[i, row, k] = 0.03 * glow + 0.1
-                    telluric[i, row, k] = absorbed
-                    telluric_error[i, row, k] = 0.005 + 0.02 * (1.0 - absorbed)
+                    if whole:
+                        sky[i, row, k] = glow
+                        sky_error[i, row, k] = 0.03 * glow + 0.1
+                        telluric[i, row, k] = absorbed
+                        telluric_error[i, row, k] = 0.005 + 0.02 * (1.0 - absorbed)
         if visits > 1:
             for d in range(3):
                 for k in range(ends[i, 2 * d], ends[i, 2 * d + 1]):
@@ -364,8 +398,9 @@ def apogee_planes(
                         r = 2 + v
                         e = error[i, r, k]
                         word |= mask[i, r, k]
-                        glow += sky[i, r, k] / visits
-                        tell += telluric[i, r, k] / visits
+                        if whole:
+                            glow += sky[i, r, k] / visits
+                            tell += telluric[i, r, k] / visits
                         if e < best:
                             best, best_flux = e, flux[i, r, k]
                         if e < 1e9:
@@ -384,7 +419,8 @@ def apogee_planes(
                         error[i, 0, k] = error[i, 1, k] = best
                     for r in range(2):
                         mask[i, r, k] = word
-                        sky[i, r, k] = glow
-                        sky_error[i, r, k] = 0.03 * glow / math.sqrt(visits)
-                        telluric[i, r, k] = tell
-                        telluric_error[i, r, k] = 0.005 / math.sqrt(visits)
+                        if whole:
+                            sky[i, r, k] = glow
+                            sky_error[i, r, k] = 0.03 * glow / math.sqrt(visits)
+                            telluric[i, r, k] = tell
+                            telluric_error[i, r, k] = 0.005 / math.sqrt(visits)

@@ -3,6 +3,7 @@
 `plan` draws everything but the spectra; the command asks stages/mock_spectra.py for those, block by block.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from cannonkit.stages import mock_atoms, mock_spectra, mock_stars, mock_surveys
 
 LABELS = mock_surveys.LABELS
 SENTINEL = -9999.99
+FILE_WIDTH = 80
 
 
 class Survey(NamedTuple):
@@ -378,7 +380,7 @@ def truth_table():
     units = {"teff": "K", "vmicro": "km/s", "vbroad": "km/s"}
     columns = [
         c("survey", "S8", "", "apogee or galah"),
-        c("id", "S48", "", "APOGEE_ID or sobject_id, as the catalogue names it"),
+        c("id", "S64", "", "APOGEE_ID or sobject_id, as the catalogue names it"),
         c("repeat_id", "S64", "", "APSTAR_ID or sobject_id, as the repeats name it"),
         c("star_id", "S32", "", "the survey's identifier of the star"),
         c("star", "i8", "", "number of the star in the mock"),
@@ -399,6 +401,10 @@ def truth_table():
             for name in LABELS
         ]
     columns += [
+        c(f"survey_{name}", "f8", units.get(name, "dex"), f"{name} as the survey's catalogue has it")
+        for name in LABELS
+    ]
+    columns += [
         c("c_fe", "f8", "dex", "hidden label [C/Fe]"),
         c("n_fe", "f8", "dex", "hidden label [N/Fe]"),
         c("v_rotation", "f8", "km/s", "v sin i"),
@@ -406,7 +412,19 @@ def truth_table():
         c("radial_velocity", "f8", "km/s", "taken out of the spectra"),
         c("distance", "f8", "pc", "distance"),
         c("companion_flux", "f8", "", "flux of a double-lined companion over the star's"),
+        c("companion_teff", "f8", "K", "of that companion; other composition and broadening as the star's"),
+        c("companion_logg", "f8", "dex", "of that companion"),
+        c("companion_vmicro", "f8", "km/s", "of that companion"),
+        c("velocity_difference", "f8", "km/s", "companion's radial velocity minus the star's"),
+        c("emission", "f8", "", "height of an H-alpha emission line over the continuum"),
+        c("h_mag", "f8", "mag", "H magnitude"),
         c("missing_camera", "i2", "", "GALAH camera 1-4 that is not there, 0 = none"),
+        c("not_normalised", "u1", "", "1 = GALAH files without normalised flux"),
+        c("number", "i8", "", "key of what is random in the spectrum"),
+        c("visits", "i4", "", "APOGEE: visits in the spectrum"),
+        c("lsf", "f8", "", "width of the line-spread function over the usual one (fibre)"),
+        c("velocity_left", "f8", "km/s", "what is left of the radial velocity in the spectrum"),
+        c("file", f"S{FILE_WIDTH}", "", "file of the spectrum, as cc-resample names it"),
         c(
             "x_fe",
             "f8",
@@ -418,48 +436,82 @@ def truth_table():
     return schema.Table("TRUTH", tuple(columns))
 
 
+def _truth_of(stars, name, survey, labels):
+    """Rows of `truth_table` for one survey's spectra, without their identifiers.
+
+    labels: dict of the survey's labels, (n_spectrum,) each.
+    """
+    s = stars[survey.star]
+    out = np.zeros(len(s), truth_table().dtype)
+    out["survey"] = name.encode()
+    out["common"] = s["in_apogee"] & s["in_galah"]
+    out["repeat"], out["snr"] = survey.repeat, survey.snr
+    out["companion_flux"] = s["flux_ratio"]
+    pair = s["companion"] >= 0
+    other = stars[s["companion"]]
+    for column in ("teff", "logg", "vmicro"):
+        out[f"companion_{column}"] = np.where(pair, other[column], np.nan)
+    for column in (
+        "star", "kind", "cluster", "second_generation", *LABELS, "c_fe", "n_fe", "v_rotation", "v_macro",
+        "radial_velocity", "distance", "x_fe", "velocity_difference", "emission", "h_mag",
+    ):
+        out[column] = s[column]
+    for scale in ("apogee", "galah"):
+        on_scale = mock_surveys.scale_labels(s, scale)
+        for label in LABELS:
+            out[f"{scale}_{label}"] = on_scale[label]
+    for label in LABELS:
+        out[f"survey_{label}"] = labels[label]
+    obs = survey.observations
+    out["number"], out["lsf"], out["velocity_left"] = obs.number, obs.lsf, obs.shift
+    out["visits"] = 1
+    return out
+
+
 def truth_rows(plan):
     """Rows of `truth_table`: APOGEE spectra in catalogue order, then GALAH's."""
-    table = truth_table()
-    scales = {survey: mock_surveys.scale_labels(plan.stars, survey) for survey in ("apogee", "galah")}
-    parts = []
-    for name, survey in (("apogee", plan.apogee), ("galah", plan.galah)):
-        s = plan.stars[survey.star]
-        out = np.zeros(len(s), table.dtype)
-        out["survey"] = name.encode()
-        if name == "apogee":
-            out["id"], out["repeat_id"] = (
-                np.char.strip(survey.columns["APOGEE_ID"]),
-                survey.columns["APSTAR_ID"],
-            )
-            out["star_id"] = out["id"]
-        else:
-            out["id"] = out["repeat_id"] = survey.columns["sobject_id"].astype("S20")
-            out["star_id"] = s["tmass"]
-            out["missing_camera"] = plan.missing_camera + 1
-        out["common"] = s["in_apogee"] & s["in_galah"]
-        out["repeat"], out["snr"] = survey.repeat, survey.snr
-        out["companion_flux"] = s["flux_ratio"]
-        for column in (
-            "star",
-            "kind",
-            "cluster",
-            "second_generation",
-            *LABELS,
-            "c_fe",
-            "n_fe",
-            "v_rotation",
-            "v_macro",
-            "radial_velocity",
-            "distance",
-            "x_fe",
-        ):
-            out[column] = s[column]
-        for scale, labels in scales.items():
-            for label in LABELS:
-                out[f"{scale}_{label}"] = labels[label][survey.star]
-        parts.append(out)
-    return np.concatenate(parts)
+    columns = plan.apogee.columns
+    param = columns["PARAM"]
+    named = {"teff": param[:, 0], "logg": param[:, 1], "fe_h": param[:, 3], "alpha_fe": param[:, 6],
+             "vmicro": 10.0 ** param[:, 2], "vbroad": 10.0 ** param[:, 7]}
+    lost = param[:, 0] < -9000.0
+    apogee = _truth_of(plan.stars, "apogee", plan.apogee,
+                       {name: np.where(lost, np.nan, value) for name, value in named.items()})
+    apogee["id"] = apogee["star_id"] = np.char.strip(columns["APOGEE_ID"])
+    apogee["repeat_id"] = columns["APSTAR_ID"]
+    apogee["visits"] = plan.visits
+    apogee["file"] = _join(columns["TELESCOPE"], b"/", columns["FIELD"], b"/", columns["FILE"])
+    columns = plan.galah.columns
+    named = {name: columns["vmic" if name == "vmicro" else name] for name in LABELS}
+    galah = _truth_of(plan.stars, "galah", plan.galah, named)
+    galah["id"] = galah["repeat_id"] = columns["sobject_id"].astype("S20")
+    galah["star_id"] = columns["star_id"]
+    galah["missing_camera"], galah["not_normalised"] = plan.missing_camera + 1, plan.no_hdu4
+    galah["file"] = np.char.add(galah["id"], b"{ccd}.fits")
+    return np.concatenate([apogee, galah])
+
+
+DRAWN = 1024  # stars drawn together
+
+
+def drawn_truth(survey, block, settings):
+    """Truth of spectra DRAWN * block to DRAWN * (block + 1) - 1 of an endless mock survey of field stars.
+
+    One spectrum a star, named mock<number>; nothing depends on how many are asked for.
+    """
+    changes = {"common": 0, "apogee_only": 0, "galah_only": 0, f"{survey}_only": DRAWN, "clusters": 0.0}
+    rng = np.random.default_rng([settings.seed, 91, mock_spectra.SURVEY_KEY[survey], block])
+    stars = mock_stars.draw(replace(settings, **changes), rng)
+    star = np.arange(DRAWN)
+    repeat = np.zeros(DRAWN, np.int64)
+    snr = mock_surveys.signal_to_noise(stars, star, repeat, survey, rng)
+    number = DRAWN * block + star
+    labels, _ = mock_surveys.observed_labels(stars[star], survey, settings.label_noise, rng)
+    observed = mock_spectra.observations(survey, star, snr, settings, number)
+    out = _truth_of(stars, survey, Survey(star, repeat, snr, {}, observed), labels)
+    out["id"] = out["repeat_id"] = out["star_id"] = np.char.add(b"mock", np.char.zfill(number.astype("S12"), 12))
+    out["star"] = number
+    return out
 
 
 def apogee_rows(plan, table):

@@ -24,6 +24,8 @@ REGIONS = (
     (7565.0, 7905.0, 0.774, 1.2, 0.30, 0.90),
 )
 APOGEE_PIXELS = 8575
+VISITS = np.cumsum([0.40, 0.16, 0.26, 0.08, 0.05, 0.05])  # share of spectra with up to 1, 2, ... visits
+MOST_VISITS = len(VISITS)
 APOGEE_LOG = np.log(10.0) * (4.179 + 6e-6 * np.arange(APOGEE_PIXELS))
 APOGEE_DETECTORS = ((197, 3323), (3533, 6129), (6291, 8381))  # filled pixels of a real file (formats.md A1)
 APOGEE_SIGMA = (6.1, 5.2)  # km/s, line-spread function at the blue and the red end: R = 22,500 on average
@@ -51,9 +53,11 @@ class Synthesis:
     """Line lists and working grids of the five regions (0 = H band, 1-4 = GALAH cameras).
 
     keep_clear: vacuum wavelengths (Angstrom) that get no lines within 0.6 A: the APOGEE continuum pixels.
+    wanted: the regions that are used; the atmospheres of others are left out.
     """
 
-    def __init__(self, keep_clear=()):
+    def __init__(self, keep_clear=(), wanted=(0, 1, 2, 3, 4)):
+        self.wanted = np.array(wanted)
         self.elements = mock_atoms.element_table()
         self.molecules = mock_atoms.molecule_table()
         masses = np.repeat(self.elements[:, 0], 2)
@@ -76,10 +80,10 @@ class Synthesis:
 
     def atmospheres(self, stars):
         """(state, density) of stars (STAR rows) for all regions; see kernels/mock_atmosphere.py."""
-        centre = np.array([r[2] for r in REGIONS])
-        metal, hydrogen = (np.array([r[i] for r in REGIONS]) for i in (4, 5))
-        state = np.zeros((len(stars), len(REGIONS), mock_atmosphere.N_STATE))
-        density = np.zeros((len(stars), len(REGIONS), mock_atoms.N_SPECIES))
+        chosen = [REGIONS[k] for k in self.wanted]
+        centre, metal, hydrogen = (np.array([r[i] for r in chosen]) for i in (2, 4, 5))
+        own_state = np.zeros((len(stars), len(chosen), mock_atmosphere.N_STATE))
+        own_density = np.zeros((len(stars), len(chosen), mock_atoms.N_SPECIES))
         mock_atmosphere.build_atmospheres(
             np.ascontiguousarray(stars["teff"]),
             np.ascontiguousarray(stars["logg"]),
@@ -89,9 +93,12 @@ class Synthesis:
             centre,
             metal,
             hydrogen,
-            state,
-            density,
+            own_state,
+            own_density,
         )
+        state = np.zeros((len(stars), len(REGIONS), mock_atmosphere.N_STATE))
+        density = np.zeros((len(stars), len(REGIONS), mock_atoms.N_SPECIES))
+        state[:, self.wanted], density[:, self.wanted] = own_state, own_density
         return state, density
 
     def fine(self, stars, region, atmospheres=None):
@@ -138,19 +145,31 @@ class Observation(NamedTuple):
     shift: np.ndarray
 
 
-def observations(survey, star, snr, settings):
-    """Observation of every spectrum of a survey ('apogee' = 1, 'galah' = 2 in the keys)."""
+SURVEY_KEY = {"apogee": 1, "galah": 2}
+WIGGLE = {"apogee": 0.0015, "galah": 0.004}  # rms of the waves in the continuum
+
+
+def uniform(survey, number, plane, count, settings):
+    """(n, count) numbers in (0, 1) of the spectra `number` (n,); `plane` keeps uses apart."""
+    out = np.empty((len(number), count))
+    mock_noise.fill_uniform(settings.seed, SURVEY_KEY[survey], np.asarray(number, np.int64), plane, out)
+    return out
+
+
+def normal(one, two):
+    """Standard normal numbers from two arrays of uniform ones (Box and Muller)."""
+    return np.sqrt(-2.0 * np.log(one)) * np.cos(2.0 * np.pi * two)
+
+
+def observations(survey, star, snr, settings, number=None):
+    """Observation of spectra of a survey; `number` (n,) are their keys (None: 0, 1, 2, ...)."""
     n = len(star)
-    rng = np.random.default_rng([settings.seed, 77, 1 if survey == "apogee" else 2])
-    lsf = 1.0 + (0.035 * rng.standard_normal(n) if settings.lsf_variation else np.zeros(n))
-    shift = (0.12 if survey == "apogee" else 0.35) * rng.standard_normal(n)
-    return Observation(
-        np.asarray(star, dtype=np.int64),
-        np.arange(n, dtype=np.int64),
-        np.asarray(snr, float),
-        np.clip(lsf, 0.85, 1.15),
-        shift,
-    )
+    number = np.arange(n, dtype=np.int64) if number is None else np.asarray(number, np.int64)
+    u = uniform(survey, number, 1000, 4, settings)
+    lsf = 1.0 + (0.035 * normal(u[:, 0], u[:, 1]) if settings.lsf_variation else np.zeros(n))
+    shift = (0.12 if survey == "apogee" else 0.35) * normal(u[:, 2], u[:, 3])
+    return Observation(np.asarray(star, dtype=np.int64), number, np.asarray(snr, float), np.clip(lsf, 0.85, 1.15),
+                       shift)
 
 
 def take(obs, which):
@@ -228,20 +247,19 @@ def _pixels(synthesis, region, sub, fine, rows, other, stars, obs, log_start, lo
 
 def n_visits(obs, settings):
     """Visits of each APOGEE spectrum: 1 for 40 %, up to settings.most_visits."""
-    rng = np.random.default_rng([settings.seed, 78])
-    p = np.array([0.40, 0.16, 0.26, 0.08, 0.05, 0.05])[: settings.most_visits]
-    return rng.choice(len(p), size=len(obs.star), p=p / p.sum()) + 1
+    p = VISITS[: settings.most_visits]
+    return np.searchsorted(p[:-1] / p[-1], uniform("apogee", obs.number, 1001, 1, settings)[:, 0], "right") + 1
 
 
-def apogee_block(synthesis, stars, obs, visits, settings):
-    """Planes of apStar files: dict of (n, n_row, 8575) float32 (mask int16), and weight, shift, fill.
+def apogee_block(synthesis, stars, obs, visits, settings, whole=True):
+    """Planes of apStar files: dict of (n, n_row, 8575) arrays, and weight, shift, noiseless flux.
 
     visits: (n,) of these spectra. n_row = 2 + the most visits among them (1 where all have one visit).
+    whole: False leaves out sky and telluric planes.
     """
     n = len(obs.star)
     sub, rows, other = _unique(stars, obs.star)
     fine = synthesis.fine(sub, 0)
-    whole = np.full(n, APOGEE_PIXELS)
     clean = _pixels(
         synthesis,
         0,
@@ -254,27 +272,24 @@ def apogee_block(synthesis, stars, obs, visits, settings):
         np.full(n, APOGEE_LOG[0]),
         np.full(n, APOGEE_LOG[1] - APOGEE_LOG[0]),
         False,
-        whole,
+        np.full(n, APOGEE_PIXELS),
         APOGEE_SIGMA,
     )
     most = int(visits.max())
     n_row = 1 if most == 1 else 2 + most
-    weight = np.zeros((n, most))
-    shift = np.zeros((n, most))
-    ends = np.zeros((n, 6), dtype=np.int64)
-    persistence = np.zeros(n, dtype=np.int64)
-    for i in range(n):
-        rng = np.random.default_rng([settings.seed, 79, int(obs.number[i])])
-        share = rng.uniform(0.4, 1.0, visits[i])
-        weight[i, : visits[i]] = share / share.sum()
-        shift[i, : visits[i]] = 0.25 * rng.standard_normal(visits[i])
-        ends[i] = np.array(APOGEE_DETECTORS).ravel() + rng.integers(-6, 7, 6)
-        persistence[i] = int(rng.integers(9, 12)) if rng.random() < 0.12 else 0
+    u = uniform("apogee", obs.number, 1002, 3 * MOST_VISITS + 8, settings)      # as many for any block
+    one, two, three, rest = np.split(u, [MOST_VISITS, 2 * MOST_VISITS, 3 * MOST_VISITS], axis=1)
+    own = np.arange(most) < visits[:, None]
+    weight = np.where(own, 0.4 + 0.6 * one[:, :most], 0.0)
+    weight /= weight.sum(axis=1, keepdims=True)
+    shift = np.where(own, 0.25 * normal(two, three)[:, :most], 0.0)
+    ends = np.array(APOGEE_DETECTORS).ravel() + np.floor(13.0 * rest[:, :6]).astype(np.int64) - 6
+    persistence = np.where(rest[:, 6] < 0.12, 9 + np.floor(3.0 * rest[:, 7]).astype(np.int64), 0)
     shape = (n, n_row, APOGEE_PIXELS)
-    planes = {
-        name: np.zeros(shape) for name in ("flux", "error", "sky", "sky_error", "telluric", "telluric_error")
-    }
+    planes = {name: np.zeros(shape) for name in ("flux", "error")}
     planes["mask"] = np.zeros(shape, dtype=np.int64)
+    for name in ("sky", "sky_error", "telluric", "telluric_error"):
+        planes[name] = np.zeros(shape if whole else (0, 0, 0))
     star = stars[obs.star]
     scale = 10.0 ** (-0.4 * (star["h_mag"] - 12.0)) * 180.0
     mock_noise.apogee_planes(
@@ -288,7 +303,7 @@ def apogee_block(synthesis, stars, obs, visits, settings):
         shift,
         obs.number,
         settings.seed,
-        0.0015 if settings.wiggles else 0.0,
+        WIGGLE["apogee"] if settings.wiggles else 0.0,
         settings.junk,
         persistence,
         ends,
@@ -305,15 +320,15 @@ def apogee_block(synthesis, stars, obs, visits, settings):
 
 def galah_grids(obs, settings):
     """HDU 0 grids: (n, 4) start and step (Angstrom, observer's frame) and n_pix; 5 % are not 4096 long."""
-    rng = np.random.default_rng([settings.seed, 80])
     n = len(obs.star)
+    u = uniform("galah", obs.number, 1003, 13, settings)
     start, step = np.empty((n, 4)), np.empty((n, 4))
     n_pix = np.full((n, 4), 4096)
-    long = rng.random(n) < 0.05
+    long = u[:, 12] < 0.05
     for c, (low, high, width, _) in enumerate(GALAH_CAMERAS):
-        start[:, c] = rng.uniform(low, high, n)
-        step[:, c] = width * (1.0 + 4e-4 * rng.uniform(-1.0, 1.0, n))
-        n_pix[long, c] = rng.choice([4096, 4097, 4111, 4112], size=int(long.sum()))
+        start[:, c] = low + (high - low) * u[:, c]
+        step[:, c] = width * (1.0 + 4e-4 * (2.0 * u[:, 4 + c] - 1.0))
+        n_pix[long, c] = np.array([4096, 4097, 4111, 4112])[np.floor(4.0 * u[long, 8 + c]).astype(int)]
     return start, step, n_pix
 
 
@@ -369,7 +384,7 @@ def galah_block(synthesis, stars, obs, grids, settings):
             slope,
             obs.number,
             settings.seed,
-            0.004 if settings.wiggles else 0.0,
+            WIGGLE["galah"] if settings.wiggles else 0.0,
             settings.junk,
             planes["normalised"],
             planes["sigma"],
