@@ -34,12 +34,15 @@ def seconds_of_reading(paths, hdus):
 
 
 def seconds_of_command(table, recipe, root, out):
-    """Wall seconds of cc-resample, start of the process to end."""
+    """Wall seconds of cc-resample, start of the process to end, and its peak memory in MB."""
     command = [Path(sys.executable).parent / "cc-resample", table, "--recipe", recipe, "--root", root, "-o", out,
                "--overwrite", "--quiet"]
     start = time.perf_counter()
-    subprocess.run(command, check=True)
-    return time.perf_counter() - start
+    process = subprocess.Popen(command)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, command
+    return time.perf_counter() - start, usage.ru_maxrss / 1024
 
 
 def write_table(path, files):
@@ -51,13 +54,16 @@ def compare(what, folder, table, recipe, files, hdus):
     """Both, alternately, best of 3 with a warm file cache."""
     seconds_of_reading(files, hdus)
     seconds_of_command(table, recipe, folder, folder / "out.fits")       # compiles, warms
-    ours, theirs = [], []
+    ours, theirs, peak = [], [], 0
     for _ in range(3):
         theirs.append(seconds_of_reading(files, hdus))
-        ours.append(seconds_of_command(table, recipe, folder, folder / "out.fits"))
+        seconds, memory = seconds_of_command(table, recipe, folder, folder / "out.fits")
+        ours.append(seconds)
+        peak = max(peak, memory)
     yield Entry(f"{what}: fitsio reads HDUs {hdus}", min(theirs), unit="s")
     yield Entry(f"{what}: cc-resample, whole command", min(ours), unit="s")
     yield Entry(f"{what}: cc-resample / fitsio", min(ours) / min(theirs), 1.5, "ratio")
+    yield Entry(f"{what}: cc-resample, peak memory", peak, unit="MB")
 
 
 def bench_galah():

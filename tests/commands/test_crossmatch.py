@@ -433,7 +433,7 @@ def test_real_m67(inside, shared, tmp_path, capfd):
         assert inside(*args, "--by", by, "-o", tmp_path / f"{by}.fits") == 0
         err = capfd.readouterr().err
         print(f"real M67, joined by {by}:\n" + err)
-        assert "165 common stars" in err
+        assert "165 common stars" in err and "21 pairs left out, one of the two has a better partner" in err
         rows, reject, _ = read(tmp_path / f"{by}.fits")
         tables.append(rows)
         lines = {line.split()[0]: line.split()[1:4] for line in err.splitlines() if line.split()[0] in reject}

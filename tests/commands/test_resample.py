@@ -229,6 +229,30 @@ def training(path, survey, n=20):
         out.write(rows)
 
 
+def test_aspcapstar_by_three_lines_of_a_recipe(survey, root, tmp_path, inside):
+    """What apogee_dr16.yaml says to write: flux and errors pass unchanged, on the same grid, without a mask."""
+    text = (root / "configs" / "apogee_dr16.yaml").read_text()
+    text = text[:text.index("  masks:\n")] + "  normalise: {method: none}\n  least_pixels: 1000\n"
+    text = text.replace("  layout: apstar\n", "  layout: aspcapstar\n")
+    (tmp_path / "r.yaml").write_text(text)
+    rng = np.random.default_rng(4)
+    flux, error = rng.uniform(0.5, 1.1, N).astype("f4"), rng.uniform(0.01, 0.02, N).astype("f4")
+    flux[3300:3500] = error[3300:3500] = 0
+    survey_files.aspcapstar(tmp_path / "a.fits", flux, error)
+    (tmp_path / "t.csv").write_text("id,spectrum\na,a.fits\nb,s00.fits\n")
+    os.symlink(survey / "s00.fits", tmp_path / "s00.fits")
+    assert inside("resample", tmp_path / "t.csv", "--recipe", tmp_path / "r.yaml", "--root", tmp_path, "-o",
+                  tmp_path / "o.fits") == 0
+    rows = rows_of(tmp_path / "o.fits")
+    assert rows["status"].tolist() == [0, STATUS.WRONG_LAYOUT]      # an apStar file is no aspcapStar file
+    good = rows["ivar"][0] > 0
+    with stream.open_source(tmp_path / "o.fits") as source:
+        segment = source.extensions["WAVELENGTH"].data["segment"]
+    assert np.array_equal(good, (segment >= 0) & (error > 0))
+    np.testing.assert_array_equal(rows["flux"][0][good], flux[good])
+    np.testing.assert_allclose(rows["ivar"][0][good], error[good].astype(float) ** -2, rtol=1e-6)
+
+
 def test_a_training_product_row_for_row(survey, tmp_path, inside):
     training(tmp_path / "t.fits", survey)
     assert inside("resample", tmp_path / "t.fits", "--recipe", "apogee_dr16", "--root", survey,

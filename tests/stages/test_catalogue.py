@@ -89,6 +89,10 @@ def test_apogee_ids_and_paths(apogee):
     assert out["spectrum"].tolist() == [b"apo25m/K2_C1/apStar-r12-2M0000000000000000.fits", b""]
     assert out["dr2_source_id"].tolist() == [604916731706106752, 604916731706106753]
     assert out["dr3_source_id"].tolist() == [NULL, NULL]
+    rows["FIELD"], rows["TELESCOPE"][1], rows["FILE"][1] = "K2_C1", "lco25m  ", "asStar-r12-2M0000000000000001.fits"
+    assert mapped(apogee, rows)[0]["spectrum"][1] == b"lco25m/K2_C1/asStar-r12-2M0000000000000001.fits"    # du Pont
+    no_file = rows[[n for n in rows.dtype.names if n != "FILE"]].copy()
+    assert mapped(apogee, no_file)[0]["spectrum"][0] == b"apo25m/K2_C1/apStar-r12-2M0000000000000000.fits"
     out, _ = mapped(apogee, rows, selection="repeats")
     assert out["id"][0] == b"apogee.apo25m.stars.0" and out["star_id"][0] == b"2M0000000000000000"
 
