@@ -15,6 +15,44 @@ TOLERANCE = 1e-10     # of a term's own spread squared; rounding of the sums lea
 
 
 @njit(cache=True, fastmath=REGROUP)
+def cholesky(matrix, active, tolerance, factor, scale):
+    """Lower Cholesky factor at unit diagonal; False, with `factor` unfinished, where a pivot is not above `tolerance`.
+
+    Arguments as in `factorise`.
+    """
+    n_term = matrix.shape[0]
+    for i in range(n_term):
+        on = active[i] != 0 and matrix[i, i] > 0.0
+        scale[i] = 1.0 / np.sqrt(matrix[i, i]) if on else 0.0
+    for i in range(n_term):
+        if active[i] != 0 and scale[i] == 0.0:
+            return False
+    for j in range(n_term):
+        if scale[j] == 0.0:
+            for i in range(n_term):
+                factor[i, j] = 0.0
+                factor[j, i] = 0.0
+            factor[j, j] = 1.0
+            continue
+        pivot = 1.0
+        for k in range(j):
+            pivot -= factor[j, k] * factor[j, k]
+        if not pivot > tolerance:
+            return False
+        root = np.sqrt(pivot)
+        factor[j, j] = root
+        for i in range(j + 1, n_term):
+            if scale[i] == 0.0:
+                factor[i, j] = 0.0
+                continue
+            value = matrix[i, j] * scale[i] * scale[j]
+            for k in range(j):
+                value -= factor[i, k] * factor[j, k]
+            factor[i, j] = value / root
+    return True
+
+
+@njit(cache=True, fastmath=REGROUP)
 def factorise(matrix, active, factor, scale):
     """Factorise a matrix of normal equations. Returns how many active terms are dependent.
 
@@ -24,40 +62,9 @@ def factorise(matrix, active, factor, scale):
                               value is not 0, the pseudo-inverse (minimum norm at unit diagonal)
     scale   (n_term,)         float64, output: 1 / sqrt(diagonal), 0 for terms that are switched off
     """
-    n_term = matrix.shape[0]
-    for i in range(n_term):
-        on = active[i] != 0 and matrix[i, i] > 0.0
-        scale[i] = 1.0 / np.sqrt(matrix[i, i]) if on else 0.0
-    regular = True
-    for i in range(n_term):
-        if active[i] != 0 and scale[i] == 0.0:
-            regular = False
-    if regular:
-        for j in range(n_term):
-            if scale[j] == 0.0:
-                for i in range(n_term):
-                    factor[i, j] = 0.0
-                    factor[j, i] = 0.0
-                factor[j, j] = 1.0
-                continue
-            pivot = 1.0
-            for k in range(j):
-                pivot -= factor[j, k] * factor[j, k]
-            if not pivot > TOLERANCE:
-                regular = False
-                break
-            root = np.sqrt(pivot)
-            factor[j, j] = root
-            for i in range(j + 1, n_term):
-                if scale[i] == 0.0:
-                    factor[i, j] = 0.0
-                    continue
-                value = matrix[i, j] * scale[i] * scale[j]
-                for k in range(j):
-                    value -= factor[i, k] * factor[j, k]
-                factor[i, j] = value / root
-    if regular:
+    if cholesky(matrix, active, TOLERANCE, factor, scale):
         return 0
+    n_term = matrix.shape[0]
     unit = np.empty((n_term, n_term))
     n_active = 0
     for i in range(n_term):

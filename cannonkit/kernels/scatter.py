@@ -15,6 +15,8 @@ from numba import njit
 # Sums may be regrouped for the vector units; NaN and infinity keep their meaning.
 REGROUP = {"reassoc", "contract", "nsz"}
 
+NO_SIGN = np.int64(0x7fffffffffffffff)     # the bits of a float but its sign
+
 MAX_CANDIDATE = 4
 FLOOR = 1e-12          # of the typical variance: smaller than that is zero
 
@@ -37,15 +39,63 @@ def moments(ivar, residual, s2):
     return f, slope, sum_w, sum_w2
 
 
+@njit(cache=True, fastmath=REGROUP, error_model="numpy")
+def weigh(ivar, residual, s2, trace, weighted, weighted_twice):
+    """As `restricted`, and fills weighted = w r and weighted_twice = w^2 r, (n_star,) float64 each."""
+    f = 0.0
+    slope = 0.0
+    sum_w = 0.0
+    sum_w2 = 0.0
+    for n in range(ivar.shape[0]):
+        i = np.float64(ivar[n])
+        w = i / (1.0 + i * s2)
+        a = w * residual[n]
+        t = a * residual[n]
+        weighted[n] = a
+        weighted_twice[n] = w * a
+        f += w - w * t
+        slope += w * w * (2.0 * t - 1.0)
+        sum_w += w
+        sum_w2 += w * w
+    return _less_trace(f, slope, sum_w, sum_w2, trace)
+
+
+@njit(cache=True, fastmath=REGROUP, error_model="numpy")
+def four_slopes(ivar, residual, s2):
+    """f at s2, 4 s2, 16 s2 and 64 s2, for the price of one division a star."""
+    f = 0.0
+    g = 0.0
+    h = 0.0
+    k = 0.0
+    for n in range(ivar.shape[0]):
+        i = np.float64(ivar[n])
+        r2 = residual[n] * residual[n]
+        t = i * s2
+        a, b, c, d = 1.0 + t, 1.0 + 4.0 * t, 1.0 + 16.0 * t, 1.0 + 64.0 * t
+        ab, cd = a * b, c * d
+        u = i / (ab * cd)
+        v, w, x, y = u * b * cd, u * a * cd, u * ab * d, u * ab * c
+        f += v - v * v * r2
+        g += w - w * w * r2
+        h += x - x * x * r2
+        k += y - y * y * r2
+    return f, g, h, k
+
+
 @njit(cache=True)
-def restricted(ivar, residual, s2, trace):
-    """Slope of the (restricted) objective and its derivative, of which the trace's part is approximate."""
-    f, slope, sum_w, sum_w2 = moments(ivar, residual, s2)
+def _less_trace(f, slope, sum_w, sum_w2, trace):
     if trace > 0.0 and sum_w > 0.0:
         mean = sum_w2 / sum_w
         f -= trace * mean
         slope += trace * mean * mean
     return f, slope
+
+
+@njit(cache=True)
+def restricted(ivar, residual, s2, trace):
+    """Slope of the (restricted) objective and its derivative, of which the trace's part is approximate."""
+    f, slope, sum_w, sum_w2 = moments(ivar, residual, s2)
+    return _less_trace(f, slope, sum_w, sum_w2, trace)
 
 
 @njit(cache=True)
@@ -60,26 +110,33 @@ def objective(ivar, residual, s2):
     return value
 
 
-@njit(cache=True)
+@njit(cache=True, fastmath=REGROUP)
 def limits(ivar, residual, n_fitted):
     """(typical, top): the harmonic mean variance of the stars, and an s2 above which the slope is positive."""
     sum_w = 0.0
-    largest = 0.0
     n_good = 0
+    bits = residual.view(np.int64)              # the vector units find the largest whole number, not the largest float
+    largest_bits = np.zeros(1, np.int64)
+    largest = np.int64(0)
     for n in range(ivar.shape[0]):
-        if ivar[n] > 0.0:
-            n_good += 1
-            sum_w += ivar[n]
-            largest = max(largest, residual[n] * residual[n])
+        on = ivar[n] > 0.0
+        n_good += on
+        sum_w += ivar[n]
+        largest = max(largest, (bits[n] & NO_SIGN) * np.int64(on))
     if n_good == 0:
         return 1.0, 1.0
     typical = n_good / sum_w
-    return typical, max(4.0 * largest * n_good / max(1, n_good - n_fitted), typical)
+    largest_bits[0] = largest
+    far = largest_bits.view(np.float64)[0]
+    return typical, max(4.0 * far * far * n_good / max(1, n_good - n_fitted), typical)
 
 
 @njit(cache=True)
-def root(ivar, residual, trace, low, high, start):
-    """The s2 in [low, high] where the slope changes from negative to positive: Newton in ln s2, bracketed."""
+def root(ivar, residual, trace, low, high, start, tolerance):
+    """The s2 in [low, high] where the slope changes from negative to positive: Newton in ln s2, bracketed.
+
+    Ends with the first step below `tolerance`, which is still taken and leaves about its square.
+    """
     s2 = start if low < start < high else np.sqrt(low * high)
     for _ in range(100):
         f, slope = restricted(ivar, residual, s2, trace)
@@ -89,7 +146,7 @@ def root(ivar, residual, trace, low, high, start):
             low = s2
         curvature = s2 * s2 * slope + s2 * f                # second derivative in ln s2
         step = -s2 * f / curvature if curvature > 0.0 else 2.0
-        if abs(step) < 1e-9:
+        if abs(step) < tolerance:
             return s2 * np.exp(step)
         new = s2 * np.exp(min(max(step, -3.0), 3.0))
         if not low < new < high or curvature <= 0.0:
@@ -101,35 +158,49 @@ def root(ivar, residual, trace, low, high, start):
 
 
 @njit(cache=True)
-def scan(ivar, residual, trace, n_fitted, low, high):
+def scan(ivar, residual, trace, n_fitted, low, high, start):
     """Find every minimum of the objective in s2 at fixed residuals, on a grid of steps of four.
 
-    Fills low, high (MAX_CANDIDATE,) with brackets of the interior minima. Returns (number of brackets, True if
-    s2 = 0 is a minimum: the slope there is not negative).
+    Fills low, high and start (MAX_CANDIDATE,) with brackets of the interior minima and a first guess in each.
+    Returns (number of brackets, True if s2 = 0 is a minimum: the slope there is not negative, the number of equal
+    stars that would weigh as much at s2 = 0).
     """
     typical, top = limits(ivar, residual, n_fitted)
-    f, _ = restricted(ivar, residual, 0.0, trace)
-    at_zero = f >= 0.0
+    before, slope, sum_w, sum_w2 = moments(ivar, residual, 0.0)
+    before, _ = _less_trace(before, slope, sum_w, sum_w2, trace)
+    n_effective = sum_w * sum_w / sum_w2
+    at_zero = before >= 0.0
     n_found = 0
     negative = not at_zero
     left = FLOOR * typical
+    before *= left
     s2 = 0.01 * typical
+    slopes = np.empty(4)
     while True:
-        last = s2 >= top
-        f, _ = restricted(ivar, residual, s2, trace)
-        if negative and (f >= 0.0 or last):
-            if n_found < MAX_CANDIDATE:
-                low[n_found] = left
-                high[n_found] = s2
-                n_found += 1
-            negative = False
-        elif f < 0.0:
-            negative = True
-            left = s2
-        if last:
-            break
-        s2 *= 4.0
-    return n_found, at_zero
+        if trace == 0.0:
+            slopes[0], slopes[1], slopes[2], slopes[3] = four_slopes(ivar, residual, s2)
+        else:
+            for k in range(4):
+                slopes[k], _ = restricted(ivar, residual, s2 * 4.0 ** k, trace)
+        for k in range(4):
+            f = slopes[k]
+            last = s2 >= top
+            if negative and (f >= 0.0 or last):
+                if n_found < MAX_CANDIDATE:
+                    low[n_found] = left
+                    high[n_found] = s2
+                    # Where the slope in ln s2 would be zero if it were linear there.
+                    share = before / (before - s2 * f) if f > 0.0 else 0.5
+                    start[n_found] = left * (s2 / left) ** share
+                    n_found += 1
+                negative = False
+            elif f < 0.0:
+                negative = True
+                left = s2
+                before = s2 * f
+            if last:
+                return n_found, at_zero, n_effective
+            s2 *= 4.0
 
 
 @njit(cache=True)
@@ -148,14 +219,14 @@ def descend(ivar, residual, trace, n_fitted, s2):
         while high < top and f < 0.0:
             high *= 4.0
             f, _ = restricted(ivar, residual, high, trace)
-        return root(ivar, residual, trace, low, high, np.sqrt(low * high))
+        return root(ivar, residual, trace, low, high, np.sqrt(low * high), 1e-9)
     low = s2
     while f >= 0.0:
         low *= 0.25
         if low < FLOOR * typical:
             return 0.0
         f, _ = restricted(ivar, residual, low, trace)
-    return root(ivar, residual, trace, low, min(4.0 * low, s2), 2.0 * low)
+    return root(ivar, residual, trace, low, min(4.0 * low, s2), 2.0 * low, 1e-9)
 
 
 @njit(cache=True)

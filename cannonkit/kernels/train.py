@@ -8,12 +8,16 @@ theta(s2) solves M theta = V'WF with M = V'WV. M has n_term^2 entries but few di
 two terms are monomials of the labels, 210 for 28 terms of 6 labels, so M of a block of pixels is one matrix
 product W (pixels, stars) @ (stars, 210). Steps:
 
-1. M at s2 = 0, theta, residuals; all minima in s2 at these residuals (scatter.scan; no products).
+1. M and theta at s2 = 0, residuals; all minima in s2 at these residuals (scatter.scan; no products).
 2. M at the minimum found; then Newton steps in (theta, ln s2) together, with that M kept:
    d theta = M^-1 (g - s2 dt h),  g = V'Wr, h = V'W^2 r,
    dt = -(s2 f + 2 s2 h'M^-1 g) / (s2^2 f' + s2 f - 2 s2^2 h'M^-1 h),
    which cost two products with 28 columns instead of one with 210. h is kept from the first step.
 3. Where a step is too long or theta stops converging, M is made anew at the present s2.
+
+What the steps converge to depends on g and f, which are sums in float64; M sets only how fast. So M is a product in
+float32, which takes 0.4 of the time, except where terms are nearly dependent (a pivot below QUICK).
+Restricted likelihood and penalised coefficients need theta exact at each s2 and take float64 throughout.
 
 Folds start from the full fit: M of the full set less the fold's own share, which for all folds together costs
 one product. A block is always the same 32 pixels and is computed by one thread: the bits do not depend on the
@@ -28,6 +32,7 @@ from cannonkit.kernels import dense, scatter
 from cannonkit.kernels.spectrum import is_sane
 
 N_BLOCK = 32
+N_GROUP = 4 * N_BLOCK        # pixels that are read at a time: one star's are a long enough run in memory
 
 # Scatter rules.
 ML, REML, MEDIAN, NONE, FIXED = 0, 1, 2, 3, 4
@@ -36,6 +41,7 @@ ML, REML, MEDIAN, NONE, FIXED = 0, 1, 2, 3, 4
 AT_ZERO, TOO_FEW_STARS, ALL_MASKED, SINGULAR, ITERATION_LIMIT = 1, 2, 4, 8, 16
 UNUSABLE = TOO_FEW_STARS | ALL_MASKED
 
+QUICK = 1e-3         # smallest pivot of a normal matrix from float32 sums, which are good to about 1e-6
 MAX_STEP = 12        # Newton steps with one M
 MAX_REFRESH = 60     # new M per minimum
 MAX_POLISH = 6       # of them, with Newton steps; then the slower search
@@ -43,15 +49,24 @@ FEW = 10             # effective stars per term below which the profile is scann
 MAX_SWEEP = 100000   # of coordinate descent
 LASSO_TOLERANCE = 1e-9
 
+FOLD_TOLERANCES = (1e-6, 1e-3)
+START_TOLERANCE = 0.1        # step in ln s2 that ends the search at fixed residuals
+TOLERANCES = (1e-8, 3e-3)    # gain of theta, step in ln s2 before the last one, which leaves about its square
+
+# Where _converge starts: from s2 and theta, with the factors of M there too, within the brackets of `memory`, with
+# the residuals at theta in work.two.
+FRESH, READY, BRACKETED, KEPT = 0, 1, 2, 3
+
 
 class Basis(NamedTuple):
     """The terms at the training stars: design (n_star, n_term), its transpose, the distinct products of two terms
-    (n_star, n_sum), and pair_index (n_term, n_term): the column of `products` that holds v_i v_j.
+    (n_star, n_sum), the same in float32, and pair_index (n_term, n_term): the column of them that holds v_i v_j.
     """
 
     design: np.ndarray
     design_t: np.ndarray
     products: np.ndarray
+    products_single: np.ndarray
     pair_index: np.ndarray
 
 
@@ -84,7 +99,8 @@ class Block(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Memory for the products of a block: three (n, n_star), two (n, n_term), one (n, n_sum) and (n, n_term)."""
+    """Memory for the products of a block: three (n, n_star), two (n, n_term), one (n, n_sum) and (n, n_term), and in
+    float32 one (n, n_star) and (n, n_sum)."""
 
     one: np.ndarray
     two: np.ndarray
@@ -93,37 +109,43 @@ class Work(NamedTuple):
     gradient: np.ndarray
     sums: np.ndarray
     right: np.ndarray
+    single: np.ndarray
+    sums_single: np.ndarray
 
 
 @njit(cache=True)
-def _new_block(n, n_star, n_term):
-    return Block(np.empty((n, n_star), np.float32), np.empty((n, n_star), np.float32), np.zeros(n, np.int64),
-                 np.zeros(n, np.int64), np.zeros((n, n_term)), np.zeros(n), np.zeros(n, np.int32), np.zeros(n),
-                 np.empty((n, n_term, n_term)), np.empty((n, n_term)), np.zeros(n, np.int64))
+def _new_block(flux, ivar, n_good, n_term):
+    n = flux.shape[0]
+    return Block(flux, ivar, n_good, np.zeros(n, np.int64), np.zeros((n, n_term)), np.zeros(n), np.zeros(n, np.int32),
+                 np.zeros(n), np.empty((n, n_term, n_term)), np.empty((n, n_term)), np.zeros(n, np.int64))
 
 
 @njit(cache=True)
 def _new_work(n, n_star, n_term, n_sum):
     return Work(np.empty((n, n_star)), np.empty((n, n_star)), np.empty((n, n_star)), np.empty((n, n_term)),
-                np.empty((n, n_term)), np.empty((n, n_sum)), np.empty((n, n_term)))
+                np.empty((n, n_term)), np.empty((n, n_sum)), np.empty((n, n_term)),
+                np.empty((n, n_star), np.float32), np.empty((n, n_sum), np.float32))
 
 
 @njit(cache=True)
-def _load(flux, ivar, order, ivar_scale, first, stop, block_flux, block_ivar, n_good):
-    """Transpose a block of pixels to (pixel, star); what is not sane gets flux 0 and ivar 0."""
-    n_good[:] = 0
-    for k in range(order.shape[0]):
-        n = order[k]
-        for p in range(first, stop):
-            value = flux[n, p]
-            i = ivar[n, p]
-            if is_sane(value, i):
-                block_flux[p - first, k] = value
-                block_ivar[p - first, k] = i * ivar_scale[p]
-                n_good[p - first] += 1
-            else:
-                block_flux[p - first, k] = 0.0
-                block_ivar[p - first, k] = 0.0
+def _load(flux, ivar, order, ivar_scale, first, stop):
+    """(flux, ivar, good stars) of pixels, transposed to (pixel, star); what is not sane gets flux 0 and ivar 0.
+
+    By tiles of 16 stars, which fill whole lines of the cache.
+    """
+    n_star = order.shape[0]
+    out_flux, out_ivar = np.empty((stop - first, n_star), np.float32), np.empty((stop - first, n_star), np.float32)
+    n_good = np.zeros(stop - first, np.int64)
+    for low in range(0, n_star, 16):
+        for p in range(stop - first):
+            for k in range(low, min(low + 16, n_star)):
+                value = flux[order[k], first + p]
+                i = ivar[order[k], first + p]
+                sane = is_sane(value, i)
+                out_flux[p, k] = value if sane else np.float32(0.0)
+                out_ivar[p, k] = i * ivar_scale[first + p] if sane else 0.0
+                n_good[p] += sane
+    return out_flux, out_ivar, n_good
 
 
 @njit(cache=True, error_model="numpy")
@@ -138,6 +160,13 @@ def _fill_weights(ivar, s2, power, weights):
             i = np.float64(ivar[n])
             w = i / (1.0 + i * s2)
             weights[n] = w * w
+
+
+@njit(cache=True, error_model="numpy")
+def _fill_single(ivar, s2, weights):
+    """weights = ivar / (1 + ivar s2) in float32."""
+    for n in range(ivar.shape[0]):
+        weights[n] = ivar[n] / (np.float32(1.0) + ivar[n] * s2)
 
 
 @njit(cache=True)
@@ -165,30 +194,30 @@ def _dot(a, b):
 
 
 @njit(cache=True)
-def _normal_equations(block, basis, todo, n_todo, work):
+def _normal_equations(block, basis, todo, work):
     """work.sums and work.right: normal matrix and right-hand side at the present s2; row a is pixel todo[a]."""
-    for a in range(n_todo):
+    for a in range(todo.size):
         p = todo[a]
         _fill_weights(block.ivar[p], block.s2[p], 1, work.one[a])
         _multiply(work.one[a], block.flux[p], work.two[a])
-    np.dot(work.one[:n_todo], basis.products, work.sums[:n_todo])
-    np.dot(work.two[:n_todo], basis.design, work.right[:n_todo])
+    np.dot(work.one[:todo.size], basis.products, work.sums[:todo.size])
+    np.dot(work.two[:todo.size], basis.design, work.right[:todo.size])
 
 
 @njit(cache=True)
-def _squares(block, basis, todo, n_todo, work):
+def _squares(block, basis, todo, work):
     """work.sums: V'W^2 V at the present s2; row a is pixel todo[a]."""
-    for a in range(n_todo):
+    for a in range(todo.size):
         _fill_weights(block.ivar[todo[a]], block.s2[todo[a]], 2, work.one[a])
-    np.dot(work.one[:n_todo], basis.products, work.sums[:n_todo])
+    np.dot(work.one[:todo.size], basis.products, work.sums[:todo.size])
 
 
 @njit(cache=True)
-def _trace_ratios(block, basis, todo, n_todo, work):
+def _trace_ratios(block, basis, todo, work):
     """Restricted likelihood: block.trace (T of scatter.restricted) from work.sums (`_squares`) and the factors."""
     n_term = basis.pair_index.shape[0]
     matrix = np.empty((n_term, n_term))
-    for a in range(n_todo):
+    for a in range(todo.size):
         p = todo[a]
         scale = block.scale[p]
         _unpack(work.sums[a], basis.pair_index, matrix)
@@ -202,12 +231,12 @@ def _trace_ratios(block, basis, todo, n_todo, work):
 
 
 @njit(cache=True)
-def _residuals(block, basis, todo, n_todo, work):
+def _residuals(block, basis, todo, work):
     """work.two[a] = F - V theta of pixel todo[a]."""
-    for a in range(n_todo):
+    for a in range(todo.size):
         work.small[a] = block.theta[todo[a]]
-    np.dot(work.small[:n_todo], basis.design_t, work.two[:n_todo])
-    for a in range(n_todo):
+    np.dot(work.small[:todo.size], basis.design_t, work.two[:todo.size])
+    for a in range(todo.size):
         flux = block.flux[todo[a]]
         residual = work.two[a]
         for n in range(flux.shape[0]):
@@ -215,14 +244,14 @@ def _residuals(block, basis, todo, n_todo, work):
 
 
 @njit(cache=True)
-def _solve_exact(block, basis, rules, first, todo, n_todo, work):
+def _solve_exact(block, basis, rules, first, todo, work):
     """theta from work.sums and work.right; penalised or bounded coefficients by coordinate descent.
 
     `first` is the model's pixel at the block's start, where `rules` are looked up.
     """
     n_term = basis.pair_index.shape[0]
     matrix = np.empty((n_term, n_term))
-    for a in range(n_todo):
+    for a in range(todo.size):
         p = todo[a]
         on = rules.terms_on[first + p]
         _unpack(work.sums[a], basis.pair_index, matrix)
@@ -239,39 +268,91 @@ def _solve_exact(block, basis, rules, first, todo, n_todo, work):
 
 
 @njit(cache=True)
-def _polish(block, basis, todo, n_todo, work, theta_tolerance, s2_tolerance, left):
+def _curvature(block, basis, rules, first, todo, work):
+    """The factors of M at the present s2 for Newton steps, from float32 sums or, where those will not do, float64."""
+    n_term = basis.pair_index.shape[0]
+    matrix = np.empty((n_term, n_term))
+    rest = np.empty(todo.size, np.int64)
+    n_rest = 0
+    for a in range(todo.size):
+        _fill_single(block.ivar[todo[a]], np.float32(block.s2[todo[a]]), work.single[a])
+    np.dot(work.single[:todo.size], basis.products_single, work.sums_single[:todo.size])
+    for a in range(todo.size):
+        p = todo[a]
+        for k in range(basis.products.shape[1]):
+            work.sums[a, k] = work.sums_single[a, k]
+        _unpack(work.sums[a], basis.pair_index, matrix)
+        block.n_dependent[p] = 0
+        if not dense.cholesky(matrix, rules.terms_on[first + p], QUICK, block.factor[p], block.scale[p]):
+            rest[n_rest] = p
+            n_rest += 1
+    if n_rest == 0:
+        return
+    for a in range(n_rest):
+        _fill_weights(block.ivar[rest[a]], block.s2[rest[a]], 1, work.one[a])
+    np.dot(work.one[:n_rest], basis.products, work.sums[:n_rest])
+    for a in range(n_rest):
+        p = rest[a]
+        _unpack(work.sums[a], basis.pair_index, matrix)
+        block.n_dependent[p] = dense.factorise(matrix, rules.terms_on[first + p], block.factor[p], block.scale[p])
+        if block.n_dependent[p] > 0:
+            block.status[p] |= SINGULAR
+
+
+@njit(cache=True)
+def _solve_at_zero(block, basis, todo, work):
+    """theta at s2 = 0 from the factors there, to their accuracy. Solved for F - 1, whose coefficients are small, but
+    where terms are dependent: the minimum-norm solution is that for F."""
+    for a in range(todo.size):
+        p = todo[a]
+        ivar, flux, product = block.ivar[p], block.flux[p], work.two[a]
+        level = np.float32(0.0) if block.n_dependent[p] > 0 else np.float32(1.0)
+        for n in range(ivar.shape[0]):
+            product[n] = ivar[n] * (flux[n] - level)
+    np.dot(work.two[:todo.size], basis.design, work.right[:todo.size])
+    for a in range(todo.size):
+        p = todo[a]
+        dense.solve(block.n_dependent[p], block.factor[p], block.scale[p], work.right[a], block.theta[p])
+        if block.n_dependent[p] == 0:
+            block.theta[p, 0] += 1.0
+
+
+@njit(cache=True)
+def _polish(block, basis, todo, work, theta_tolerance, s2_tolerance, start, left):
     """Newton steps in (theta, ln s2) with the factor of M kept; changes block.theta and block.s2.
 
     Returns how many pixels did not converge; left[:that] names them. `theta_tolerance` bounds the gain in the
-    objective, `s2_tolerance` the relative step of s2, before a last step that is still taken.
+    objective, `s2_tolerance` the relative step of s2, before a last step that is still taken. start: READY, theta is
+    the solution for that M; FRESH or KEPT, it is not, and the first step is one of theta alone, which makes it so.
     """
     n_block, n_term = block.theta.shape
     theta, s2 = block.theta, block.s2
-    now = np.empty(n_block, np.int64)
-    now[:n_todo] = todo[:n_todo]
-    n_now = n_todo
+    now = todo.copy()
+    n_now = todo.size
     mixed = np.zeros((n_block, n_term))              # h of each pixel
     along = np.zeros((n_block, n_term))              # M^-1 h
     coupling = np.zeros(n_block)                     # h'M^-1 h
     previous = np.full(n_block, np.inf)
+    joint = 0 if start == READY else 1               # the first step of both
+    slopes = np.empty((n_block, 2))
     step = np.empty(n_term)
     n_left = 0
     for iteration in range(MAX_STEP):
         if n_now == 0:
             break
-        _residuals(block, basis, now, n_now, work)
+        if iteration > 0 or start != KEPT:
+            _residuals(block, basis, now[:n_now], work)
         for a in range(n_now):
             p = now[a]
-            _fill_weights(block.ivar[p], s2[p], 1, work.one[a])
-            _multiply(work.one[a], work.two[a], work.three[a])
-            if iteration == 0:
-                _multiply(work.one[a], work.three[a], work.one[a])
+            slopes[a, 0], slopes[a, 1] = scatter.weigh(block.ivar[p], work.two[a], s2[p], block.trace[p], work.three[a],
+                                                       work.one[a])
         np.dot(work.three[:n_now], basis.design, work.gradient[:n_now])
-        if iteration == 0:
+        if iteration == joint:
             np.dot(work.one[:n_now], basis.design, work.small[:n_now])
             for a in range(n_now):
                 p = now[a]
-                mixed[p] = work.small[a]
+                for k in range(n_term):
+                    mixed[p, k] = work.small[a, k]
                 dense.solve(block.n_dependent[p], block.factor[p], block.scale[p], mixed[p], along[p])
                 coupling[p] = _dot(mixed[p], along[p])
         n_next = 0
@@ -280,10 +361,14 @@ def _polish(block, basis, todo, n_todo, work, theta_tolerance, s2_tolerance, lef
             ivar, residual = block.ivar[p], work.two[a]
             dense.solve(block.n_dependent[p], block.factor[p], block.scale[p], work.gradient[a], step)
             gain = _dot(step, work.gradient[a])
-            f, slope = scatter.restricted(ivar, residual, s2[p], block.trace[p])
+            f, slope = slopes[a, 0], slopes[a, 1]
             done = False
             refresh = False
-            if s2[p] > 0.0:
+            for k in range(n_term):
+                theta[p, k] += step[k]
+            if iteration < joint:
+                pass
+            elif s2[p] > 0.0:
                 curvature = s2[p] * s2[p] * (slope - 2.0 * coupling[p]) + s2[p] * f
                 shift = np.inf
                 if curvature > 0.0:
@@ -291,26 +376,21 @@ def _polish(block, basis, todo, n_todo, work, theta_tolerance, s2_tolerance, lef
                 if abs(shift) < 0.5:
                     done = gain < theta_tolerance and abs(shift) < s2_tolerance
                     for k in range(n_term):
-                        theta[p, k] += step[k] - along[p, k] * s2[p] * shift
+                        theta[p, k] -= along[p, k] * s2[p] * shift
                     s2[p] *= np.exp(shift)
                     refresh = abs(shift) > 0.25
                 else:
-                    for k in range(n_term):
-                        theta[p, k] += step[k]
                     s2[p] = scatter.descend(ivar, residual, block.trace[p], block.n_fitted[p], s2[p])
                     refresh = True
+            elif f >= 0.0:
+                done = gain < theta_tolerance
             else:
-                for k in range(n_term):
-                    theta[p, k] += step[k]
-                if f >= 0.0:
-                    done = gain < theta_tolerance
-                else:
-                    s2[p] = scatter.descend(ivar, residual, block.trace[p], block.n_fitted[p], 0.0)
-                    refresh = True
+                s2[p] = scatter.descend(ivar, residual, block.trace[p], block.n_fitted[p], 0.0)
+                refresh = True
             if done:
                 continue
             # theta converges as fast as M stays the same: slower than by two a step, a new M is the better buy.
-            refresh = refresh or (iteration > 0 and gain > 0.25 * previous[p] and gain > theta_tolerance)
+            refresh = refresh or (gain > 0.25 * previous[p] and gain > theta_tolerance)
             previous[p] = gain
             if refresh:
                 left[n_left] = p
@@ -325,14 +405,14 @@ def _polish(block, basis, todo, n_todo, work, theta_tolerance, s2_tolerance, lef
 
 
 @njit(cache=True)
-def _forget(memory, todo, n_todo):
+def _forget(memory, todo):
     """Start of the search for the root in ln s2: no step before, no bracket, the slope at zero not known."""
-    for a in range(n_todo):
-        memory[todo[a], 0] = np.nan
-        memory[todo[a], 1] = np.nan
-        memory[todo[a], 2] = -np.inf
-        memory[todo[a], 3] = np.inf
-        memory[todo[a], 4] = 0.0
+    for p in todo:
+        memory[p, 0] = np.nan
+        memory[p, 1] = np.nan
+        memory[p, 2] = -np.inf
+        memory[p, 3] = np.inf
+        memory[p, 4] = 0.0
 
 
 @njit(cache=True)
@@ -357,7 +437,7 @@ def _next_s2(old, f, downhill, memory):
 
 
 @njit(cache=True)
-def _search(block, basis, todo, n_todo, work, memory, left):
+def _search(block, basis, todo, work, memory, left):
     """The next s2 of pixels whose theta (and trace) are exact at the present one; `left`: those that moved.
 
     At such a theta the slope in s2 at fixed residuals is that of the profile, so this is root finding in ln s2:
@@ -365,9 +445,9 @@ def _search(block, basis, todo, n_todo, work, memory, left):
     is tried once: where the profile falls from there, it is not gone to again.
     memory (n_block, 5): ln s2 and slope of the step before, the bracket, 1 where zero is no minimum.
     """
-    _residuals(block, basis, todo, n_todo, work)
+    _residuals(block, basis, todo, work)
     n_left = 0
-    for a in range(n_todo):
+    for a in range(todo.size):
         p = todo[a]
         old, trace = block.s2[p], block.trace[p]
         f, _ = scatter.restricted(block.ivar[p], work.two[a], old, trace)
@@ -392,67 +472,73 @@ def _search(block, basis, todo, n_todo, work, memory, left):
 
 
 @njit(cache=True)
-def _converge(rule, block, basis, rules, first, todo, n_todo, work, memory, tolerances, ready, bracketed):
-    """Go from the present s2 to the minimum of its basin. `ready`: the factors and theta are there already.
+def _converge(rule, block, basis, rules, first, todo, work, memory, tolerances, start):
+    """Go from the present s2 to the minimum of its basin; start: FRESH, READY, BRACKETED or KEPT.
 
-    Plain likelihood polishes (tolerances: see _polish); where that has not settled after MAX_POLISH new M, where
-    coefficients are penalised, and for restricted likelihood (whose trace belongs to M), s2 is searched with M
-    made anew. Restricted likelihood that is `ready` (folds) polishes once with the trace that it has, which is
-    scaled as s2 moves: good to 1e-3 of s2. memory: see _search; `bracketed`: it holds brackets to be kept to.
+    Plain likelihood polishes (tolerances: see _polish), from the present theta; where that has not settled after
+    MAX_POLISH new M, where coefficients are penalised, and for restricted likelihood (whose trace belongs to M), s2
+    is searched with M and theta made anew. Restricted likelihood that is READY (folds) polishes once with the trace
+    that it has, which is scaled as s2 moves: good to 1e-3 of s2. memory: see _search.
     """
     n_block = block.s2.shape[0]
-    now = np.empty(n_block, np.int64)
-    left = np.empty(n_block, np.int64)
-    now[:n_todo] = todo[:n_todo]
-    n_now = n_todo
-    if not bracketed:
-        _forget(memory, todo, n_todo)
+    now = todo.copy()
+    left = np.empty(todo.size, np.int64)
+    n_now = todo.size
+    if start != BRACKETED:
+        _forget(memory, todo)
     trace_at = np.full(n_block, -1.0)
-    if ready:
-        for a in range(n_todo):
-            trace_at[todo[a]] = block.s2[todo[a]]
-    n_polish = MAX_POLISH if rule != REML else int(ready)
-    if rules.penalty.shape[0] > 0 or bracketed:
+    n_polish = MAX_POLISH
+    if rule == REML:
+        n_polish = 1 if start == READY else 0
+    if rules.penalty.shape[0] > 0 or start == BRACKETED:
         n_polish = 0
+    if start == READY:
+        for p in todo:
+            trace_at[p] = block.s2[p]
     for turn in range(MAX_REFRESH):
-        if not ready:
-            _normal_equations(block, basis, now, n_now, work)
-            _solve_exact(block, basis, rules, first, now, n_now, work)
-            if rule == REML:
-                _renew_traces(block, basis, now, n_now, work, trace_at)
-        ready = False
+        here = now[:n_now]
+        if turn > 0 or start != READY:
+            if turn < n_polish:
+                _curvature(block, basis, rules, first, here, work)
+            else:
+                _normal_equations(block, basis, here, work)
+                _solve_exact(block, basis, rules, first, here, work)
+                if rule == REML:
+                    _renew_traces(block, basis, here, work, trace_at)
         if turn < n_polish:
-            n_now = _polish(block, basis, now, n_now, work, tolerances[0], tolerances[1], left)
+            n_now = _polish(block, basis, here, work, tolerances[0], tolerances[1],
+                            start if turn == 0 else np.int64(FRESH), left)
         else:
-            n_now = _search(block, basis, now, n_now, work, memory, left)
-        now[:n_now] = left[:n_now]
+            n_now = _search(block, basis, here, work, memory, left)
         if n_now == 0:
             return
-    for a in range(n_now):
-        block.status[now[a]] |= ITERATION_LIMIT
+        for a in range(n_now):
+            now[a] = left[a]
+    for p in now[:n_now]:
+        block.status[p] |= ITERATION_LIMIT
 
 
 @njit(cache=True)
-def _renew_traces(block, basis, todo, n_todo, work, trace_at):
+def _renew_traces(block, basis, todo, work, trace_at):
     """The trace ratios of pixels whose s2 moved by more than 1e-5 since; scaling serves below that (see scatter)."""
-    moved = np.empty(n_todo, np.int64)
+    moved = np.empty(todo.size, np.int64)
     n_moved = 0
-    for a in range(n_todo):
+    for a in range(todo.size):
         p = todo[a]
         if abs(block.s2[p] - trace_at[p]) > 1e-5 * block.s2[p] or trace_at[p] < 0.0:
             moved[n_moved] = p
             n_moved += 1
             trace_at[p] = block.s2[p]
     if n_moved > 0:
-        _squares(block, basis, moved, n_moved, work)
-        _trace_ratios(block, basis, moved, n_moved, work)
+        _squares(block, basis, moved[:n_moved], work)
+        _trace_ratios(block, basis, moved[:n_moved], work)
 
 
 @njit(cache=True)
 def _full_objective(rule, block, basis, rules, p, work):
     """The whole objective of pixel p: equation 3, the restricted term, the penalty."""
     todo = np.full(1, p)
-    _residuals(block, basis, todo, 1, work)
+    _residuals(block, basis, todo, work)
     value = scatter.objective(block.ivar[p], work.two[0], block.s2[p])
     if rule == REML:
         value += dense.log_determinant(block.n_dependent[p], block.factor[p], block.scale[p])
@@ -462,22 +548,28 @@ def _full_objective(rule, block, basis, rules, p, work):
 
 
 @njit(cache=True)
-def _fit_block(rule, block, basis, rules, first, todo, n_todo, work):
-    """Fit the pixels todo[:n_todo] from nothing; block.s2 is kept where the rule is FIXED."""
+def _fit_block(rule, block, basis, rules, first, todo, work):
+    """Fit the pixels `todo` from nothing; block.s2 is kept where the rule is FIXED."""
     n_block = block.s2.shape[0]
     theta, s2 = block.theta, block.s2
+    quick = rule == ML and rules.penalty.shape[0] == 0
     if rule != FIXED:
-        s2[:] = 0.0
-    _normal_equations(block, basis, todo, n_todo, work)
-    _solve_exact(block, basis, rules, first, todo, n_todo, work)
+        for p in todo:
+            s2[p] = 0.0
+    if quick:
+        _curvature(block, basis, rules, first, todo, work)
+        _solve_at_zero(block, basis, todo, work)
+    else:
+        _normal_equations(block, basis, todo, work)
+        _solve_exact(block, basis, rules, first, todo, work)
     if rule == NONE or rule == FIXED:
         return
     if rule == REML:
-        _squares(block, basis, todo, n_todo, work)
-        _trace_ratios(block, basis, todo, n_todo, work)
-    _residuals(block, basis, todo, n_todo, work)
+        _squares(block, basis, todo, work)
+        _trace_ratios(block, basis, todo, work)
+    _residuals(block, basis, todo, work)
     if rule == MEDIAN:
-        for a in range(n_todo):
+        for a in range(todo.size):
             s2[todo[a]] = scatter.median_rule(block.ivar[todo[a]], work.two[a])
         return
 
@@ -488,73 +580,97 @@ def _fit_block(rule, block, basis, rules, first, todo, n_todo, work):
     start = np.zeros((n_block, scatter.MAX_CANDIDATE))
     best = np.full(n_block, np.inf)
     best_s2 = np.zeros(n_block)
-    best_theta = theta.copy()
-    few = np.empty(n_block, np.int64)
+    few = np.empty(todo.size, np.int64)
     n_few = 0
     exactly = np.zeros(n_block, np.bool_)
-    for a in range(n_todo):
+    now = np.empty(todo.size, np.int64)
+    memory = np.empty((n_block, 5))
+    for a in range(todo.size):
         p = todo[a]
         ivar, residual = block.ivar[p], work.two[a]
-        n_candidate[p], at_zero[p] = scatter.scan(ivar, residual, block.trace[p], block.n_fitted[p], low[p], high[p])
-        for c in range(n_candidate[p]):
-            start[p, c] = scatter.root(ivar, residual, block.trace[p], low[p, c], high[p, c],
-                                       np.sqrt(low[p, c] * high[p, c]))
-        _, _, sum_w, sum_w2 = scatter.moments(ivar, residual, 0.0)
-        if sum_w * sum_w < FEW * block.n_fitted[p] * sum_w2:
-            exactly[p] = True
+        n_candidate[p], at_zero[p], n_effective = scatter.scan(ivar, residual, block.trace[p], block.n_fitted[p],
+                                                               low[p], high[p], start[p])
+        exactly[p] = n_effective < FEW * block.n_fitted[p]
+        if exactly[p]:
             few[n_few] = p
             n_few += 1
-    for a in range(n_todo):
-        p = todo[a]
-        if at_zero[p]:
-            best[p] = _full_objective(rule, block, basis, rules, p, work)
-    if n_few > 0:
-        _scan_exactly(rule, block, basis, rules, first, few, n_few, work, at_zero, n_candidate, low, high, start)
+        else:
+            for c in range(n_candidate[p]):
+                start[p, c] = scatter.root(ivar, residual, block.trace[p], low[p, c], high[p, c], start[p, c],
+                                           START_TOLERANCE)
+    if quick and n_few > 0:
+        _normal_equations(block, basis, few[:n_few], work)
+        _solve_exact(block, basis, rules, first, few[:n_few], work)
+        _residuals(block, basis, few[:n_few], work)
         for a in range(n_few):
-            s2[few[a]] = 0.0
-            theta[few[a]] = best_theta[few[a]]
-    now = np.empty(n_block, np.int64)
-    memory = np.empty((n_block, 5))
+            f, _ = scatter.restricted(block.ivar[few[a]], work.two[a], 0.0, 0.0)
+            at_zero[few[a]] = f >= 0.0
+    first_theta = theta.copy()
+    kept = quick and n_few == 0
+    n_now = 0
+    for p in todo:
+        if at_zero[p] and not exactly[p]:
+            now[n_now] = p
+            n_now += 1
+    if quick and n_now > 0:
+        kept = False
+        _converge(rule, block, basis, rules, first, now[:n_now], work, memory, TOLERANCES, np.int64(READY))
+    best_theta = theta.copy()
+    if n_few > 0:
+        _scan_exactly(rule, block, basis, rules, first, few[:n_few], work, at_zero, n_candidate, low, high, start)
+        for p in few[:n_few]:
+            s2[p] = 0.0
+            theta[p] = best_theta[p]
+    for p in todo:
+        best_s2[p] = s2[p]
+        if at_zero[p] and n_candidate[p] > 0:
+            best[p] = _full_objective(rule, block, basis, rules, p, work)
     for c in range(n_candidate.max()):
-        for bracketed in (False, True):
+        for bracketed in range(2):
             n_now = 0
-            for a in range(n_todo):
-                p = todo[a]
-                if c < n_candidate[p] and exactly[p] == bracketed:
+            for p in todo:
+                if c < n_candidate[p] and exactly[p] == (bracketed == 1):
                     s2[p] = start[p, c]
-                    memory[p] = np.array([np.nan, np.nan, np.log(low[p, c]) if low[p, c] > 0.0 else -np.inf,
-                                          np.log(high[p, c]), 1.0])
+                    for k in range(theta.shape[1]):
+                        theta[p, k] = first_theta[p, k]
+                    memory[p, 0] = np.nan
+                    memory[p, 1] = np.nan
+                    memory[p, 2] = np.log(low[p, c]) if low[p, c] > 0.0 else -np.inf
+                    memory[p, 3] = np.log(high[p, c])
+                    memory[p, 4] = 1.0
                     now[n_now] = p
                     n_now += 1
             if n_now > 0:
-                _converge(rule, block, basis, rules, first, now, n_now, work, memory, (1e-8, 1e-5), False, bracketed)
-            for a in range(n_now):
-                p = now[a]
+                start_from = BRACKETED if bracketed == 1 else KEPT if kept and n_now == todo.size else FRESH
+                kept = False
+                _converge(rule, block, basis, rules, first, now[:n_now], work, memory, TOLERANCES, start_from)
+            for p in now[:n_now]:
                 if n_candidate[p] + at_zero[p] > 1:
                     value = _full_objective(rule, block, basis, rules, p, work)
                     if value < best[p]:
                         best[p] = value
                         best_s2[p] = s2[p]
-                        best_theta[p] = theta[p]
+                        for k in range(theta.shape[1]):
+                            best_theta[p, k] = theta[p, k]
                     if c == n_candidate[p] - 1:
                         s2[p] = best_s2[p]
-                        theta[p] = best_theta[p]
+                        for k in range(theta.shape[1]):
+                            theta[p, k] = best_theta[p, k]
 
 
 @njit(cache=True)
-def _scan_exactly(rule, block, basis, rules, first, few, n_few, work, at_zero, n_candidate, low, high, start):
+def _scan_exactly(rule, block, basis, rules, first, few, work, at_zero, n_candidate, low, high, start):
     """Brackets of the minima of the profile itself, theta made anew at every s2 of a grid of steps of three.
 
     Where few stars carry most of the weight, theta changes so much with s2 that the profile can have more minima
     than the objective at fixed residuals shows. Fills n_candidate, low (0: zero), high and start of the pixels
-    few[:n_few] from their slope at zero (at_zero: it is not negative).
+    few from their slope at zero (at_zero: it is not negative).
     """
     n_block = block.s2.shape[0]
     top = np.zeros(n_block)
     negative = np.zeros(n_block, np.bool_)
-    now = np.empty(n_block, np.int64)
-    now[:n_few] = few[:n_few]
-    for a in range(n_few):
+    now = few.copy()
+    for a in range(few.size):
         p = few[a]
         largest = 0.0
         lowest = np.inf
@@ -567,14 +683,14 @@ def _scan_exactly(rule, block, basis, rules, first, few, n_few, work, at_zero, n
         low[p, 0] = 0.0
         block.s2[p] = 0.01 / largest
         top[p] = 100.0 / lowest
-    n_now = n_few
+    n_now = few.size
     while n_now > 0:
-        _normal_equations(block, basis, now, n_now, work)
-        _solve_exact(block, basis, rules, first, now, n_now, work)
+        _normal_equations(block, basis, now[:n_now], work)
+        _solve_exact(block, basis, rules, first, now[:n_now], work)
         if rule == REML:
-            _squares(block, basis, now, n_now, work)
-            _trace_ratios(block, basis, now, n_now, work)
-        _residuals(block, basis, now, n_now, work)
+            _squares(block, basis, now[:n_now], work)
+            _trace_ratios(block, basis, now[:n_now], work)
+        _residuals(block, basis, now[:n_now], work)
         n_next = 0
         for a in range(n_now):
             p = now[a]
@@ -637,7 +753,7 @@ def _settle(rule, block):
 
 @njit(cache=True, nogil=True)
 def fit_block(rule, flux, ivar, ivar_scale, order, basis, rules, s2_given, first, stop, theta, s2, status, n_good):
-    """Fit the pixels [first, stop) over all stars. `first` is a multiple of N_BLOCK, stop - first at most N_BLOCK.
+    """Fit the pixels [first, stop) over all stars, N_GROUP of them at most. `first` is a multiple of N_BLOCK.
 
     rule        ML, REML, MEDIAN, NONE or FIXED
     flux, ivar  (n_star, n_pix)  float32; ivar 0, NaN and impossible values mask a pixel of a star
@@ -652,20 +768,25 @@ def fit_block(rule, flux, ivar, ivar_scale, order, basis, rules, s2_given, first
     would compile all this twice and could not show progress.
     """
     n_star, n_term = basis.design.shape
-    block = _new_block(stop - first, n_star, n_term)
-    todo = np.empty(stop - first, np.int64)
-    _load(flux, ivar, order, ivar_scale, first, stop, block.flux, block.ivar, block.n_good)
-    n_todo = _choose_usable(rule, block, rules, first, s2_given, todo)
-    if n_todo > 0:
-        if rule == FIXED:
-            block.s2[:] = s2_given[first:stop]
-        work = _new_work(stop - first, n_star, n_term, basis.products.shape[1])
-        _fit_block(rule, block, basis, rules, first, todo, n_todo, work)
-    _settle(rule, block)
-    theta[first:stop] = block.theta
-    s2[first:stop] = block.s2
-    status[first:stop] = block.status
-    n_good[first:stop] = block.n_good
+    all_flux, all_ivar, all_good = _load(flux, ivar, order, ivar_scale, first, stop)
+    work = _new_work(min(N_BLOCK, stop - first), n_star, n_term, basis.products.shape[1])
+    todo = np.empty(N_BLOCK, np.int64)
+    for low in range(0, stop - first, N_BLOCK):
+        at = first + low
+        high = min(low + N_BLOCK, stop - first)
+        block = _new_block(all_flux[low:high], all_ivar[low:high], all_good[low:high], n_term)
+        chosen = todo[:_choose_usable(rule, block, rules, at, s2_given, todo)]
+        if chosen.size > 0:
+            if rule == FIXED:
+                for p in chosen:
+                    block.s2[p] = s2_given[at + p]
+            _fit_block(rule, block, basis, rules, at, chosen, work)
+        _settle(rule, block)
+        for p in range(high - low):
+            theta[at + p] = block.theta[p]
+            s2[at + p] = block.s2[p]
+            status[at + p] = block.status[p]
+            n_good[at + p] = block.n_good[p]
 
 
 @njit(cache=True)
@@ -710,7 +831,7 @@ def _median_without(ivar, residual, first, stop):
 @njit(cache=True, nogil=True)
 def fit_block_folds(rule, flux, ivar, ivar_scale, order, fold_start, basis, rules, full_s2, first, stop, fold_theta,
                     fold_s2, fold_status, likelihood, n_likelihood):
-    """Fit the pixels [first, stop) without each fold in turn, starting from the full fit's s2.
+    """Fit the pixels [first, stop) without each fold in turn, starting from the full fit's s2. At most N_BLOCK of them.
 
     As fit_block, but with the rows of the basis sorted by fold (order, products and design alike), and
     fold_start  (n_share + 1,) int64: share k is the rows [fold_start[k], fold_start[k + 1]). The first n_fold
@@ -725,7 +846,7 @@ def fit_block_folds(rule, flux, ivar, ivar_scale, order, fold_start, basis, rule
     n_share = fold_start.shape[0] - 1
     n = stop - first
     plain = rules.penalty.shape[0] == 0
-    block = _new_block(n, n_star, n_term)
+    block = _new_block(*_load(flux, ivar, order, ivar_scale, first, stop), n_term)
     work = _new_work(n, n_star, n_term, n_sum)
     todo = np.empty(n, np.int64)
     start = np.zeros(n)
@@ -736,7 +857,6 @@ def fit_block_folds(rule, flux, ivar, ivar_scale, order, fold_start, basis, rule
     fold_squares = np.zeros((n_share if plain and rule == REML else 0, n, n_sum))
     all_squares = np.zeros((n, n_sum))
     memory = np.empty((n, 5))
-    _load(flux, ivar, order, ivar_scale, first, stop, block.flux, block.ivar, block.n_good)
     full_ivar = block.ivar.copy()
     for p in range(n):
         if rule != MEDIAN and np.isfinite(full_s2[first + p]):
@@ -749,48 +869,51 @@ def fit_block_folds(rule, flux, ivar, ivar_scale, order, fold_start, basis, rule
             all_right += fold_right[k]
             if rule == REML:
                 all_squares += fold_squares[k]
+    n_good = block.n_good.copy()
     for k in range(fold_theta.shape[0]):
         lo, hi = fold_start[k], fold_start[k + 1]
-        block.ivar[:] = full_ivar
-        block.ivar[:, lo:hi] = 0.0
         for p in range(n):
-            block.n_good[p] = 0
-            for m in range(n_star):
-                block.n_good[p] += block.ivar[p, m] > 0.0
+            block.n_good[p] = n_good[p]
+            for m in range(lo, hi):
+                block.n_good[p] -= block.ivar[p, m] > 0.0
+                block.ivar[p, m] = 0.0
         block.theta[:] = 0.0
         block.s2[:] = start
         block.trace[:] = 0.0
-        n_todo = _choose_usable(rule, block, rules, first, full_s2, todo)
-        if n_todo > 0:
+        chosen = todo[:_choose_usable(rule, block, rules, first, full_s2, todo)]
+        if chosen.size > 0:
             if plain:
-                for a in range(n_todo):
-                    p = todo[a]
+                for a in range(chosen.size):
+                    p = chosen[a]
                     work.sums[a] = all_sums[p] - fold_sums[k, p]
                     work.right[a] = all_right[p] - fold_right[k, p]
             else:
-                _normal_equations(block, basis, todo, n_todo, work)
-            _solve_exact(block, basis, rules, first, todo, n_todo, work)
+                _normal_equations(block, basis, chosen, work)
+            _solve_exact(block, basis, rules, first, chosen, work)
             if rule == REML:
                 if plain:
-                    for a in range(n_todo):
-                        work.sums[a] = all_squares[todo[a]] - fold_squares[k, todo[a]]
+                    for a in range(chosen.size):
+                        work.sums[a] = all_squares[chosen[a]] - fold_squares[k, chosen[a]]
                 else:
-                    _squares(block, basis, todo, n_todo, work)
-                _trace_ratios(block, basis, todo, n_todo, work)
+                    _squares(block, basis, chosen, work)
+                _trace_ratios(block, basis, chosen, work)
             if rule == MEDIAN:
-                _residuals(block, basis, todo, n_todo, work)
-                for a in range(n_todo):
-                    p = todo[a]
+                _residuals(block, basis, chosen, work)
+                for a in range(chosen.size):
+                    p = chosen[a]
                     block.s2[p] = _median_without(full_ivar[p], work.two[a], lo, hi)
             elif rule == ML or rule == REML:
-                _converge(rule, block, basis, rules, first, todo, n_todo, work, memory, (1e-6, 1e-3), True, False)
+                _converge(rule, block, basis, rules, first, chosen, work, memory, FOLD_TOLERANCES, np.int64(READY))
             if likelihood.shape[0] > 0:
-                _residuals(block, basis, todo, n_todo, work)
-                for a in range(n_todo):
-                    p = todo[a]
+                _residuals(block, basis, chosen, work)
+                for a in range(chosen.size):
+                    p = chosen[a]
                     value, count = _held_out(full_ivar[p], work.two[a], block.s2[p], lo, hi)
                     likelihood[first + p] += value
                     n_likelihood[first + p] += count
+        for p in range(n):
+            for m in range(lo, hi):
+                block.ivar[p, m] = full_ivar[p, m]
         _settle(rule, block)
         fold_theta[k, first:stop] = block.theta
         fold_s2[k, first:stop] = block.s2

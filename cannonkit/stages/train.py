@@ -77,7 +77,8 @@ class Problem:
 
     def _basis(self, order):
         design = np.ascontiguousarray(self.design[order])
-        return kernel.Basis(design, np.ascontiguousarray(design.T), np.ascontiguousarray(self.products[order]),
+        products = np.ascontiguousarray(self.products[order])
+        return kernel.Basis(design, np.ascontiguousarray(design.T), products, products.astype(np.float32),
                             self.pair_index)
 
     def _rules(self):
@@ -90,7 +91,7 @@ class Problem:
         status, n_good = np.empty(n_pix, np.int32), np.empty(n_pix, np.int64)
         order = np.arange(len(self.design))
         basis, rules = self._basis(order), self._rules()
-        _over_blocks(n_pix, advance, lambda first, stop: kernel.fit_block(
+        _over_pixels(n_pix, kernel.N_GROUP, advance, lambda first, stop: kernel.fit_block(
             self.rule, self.flux, self.ivar, self.ivar_scale, order, basis, rules, self.s2_given, first, stop, theta,
             s2, status, n_good))
         return theta, s2, status, n_good
@@ -111,7 +112,7 @@ class Problem:
         s2, status = np.empty((len(numbers), n_pix)), np.empty((len(numbers), n_pix), np.int32)
         values, counts = np.zeros(n_pix if likelihood else 0), np.zeros(n_pix if likelihood else 0, np.int64)
         basis, rules = self._basis(order), self._rules()
-        _over_blocks(n_pix, advance, lambda first, stop: kernel.fit_block_folds(
+        _over_pixels(n_pix, kernel.N_BLOCK, advance, lambda first, stop: kernel.fit_block_folds(
             self.rule, self.flux, self.ivar, self.ivar_scale, order, start, basis, rules, full_s2, first, stop, theta,
             s2, status, values, counts))
         return theta, s2, status, values, counts
@@ -127,9 +128,9 @@ class Problem:
         return replace(self, penalty=penalty, low=low, high=high)
 
 
-def _over_blocks(n_pix, advance, work):
-    """work(first, stop) for every block of pixels, spread over numba's number of threads; advance(n) after each."""
-    edges = [(first, min(first + kernel.N_BLOCK, n_pix)) for first in range(0, n_pix, kernel.N_BLOCK)]
+def _over_pixels(n_pix, size, advance, work):
+    """work(first, stop) for every `size` pixels, spread over numba's number of threads; advance(n) after each."""
+    edges = [(first, min(first + size, n_pix)) for first in range(0, n_pix, size)]
     pool = ThreadPoolExecutor(numba.get_num_threads())
     try:
         for (first, stop), done in [(edge, pool.submit(work, *edge)) for edge in edges]:
