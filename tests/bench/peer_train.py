@@ -1,17 +1,28 @@
-"""Run by the peer's Python: train annieslasso on the pixels of an .npz file; print seconds.
+"""Run by the peer's Python: from its files to its trained model, as its guide does it; prints the seconds of training.
 
-    python peer_train.py CASE.npz        arrays labels (n_star, n_label), flux, ivar (n_star, n_pix)
+    python peer_train.py SPECTRA.pkl LABELS.npy N_PIXEL MODEL
+
+SPECTRA.pkl holds (flux, ivar), each (n_star, n_pix), the form that the guide reads; LABELS.npy (n_star, n_label).
+All of `train` is at its documented defaults: one process, L-BFGS-B. Only the first N_PIXEL pixels are trained, as
+columns of the whole arrays; the model that is written has all of them.
 """
+import pickle
 import sys
 import time
 
 import numpy as np
 import thecannon
 
-case = np.load(sys.argv[1])
-names = [f"l{i}" for i in range(case["labels"].shape[1])]
-vectorizer = thecannon.vectorizer.PolynomialVectorizer(label_names=names, order=2)
-model = thecannon.CannonModel(case["labels"], case["flux"], case["ivar"], vectorizer)
+with open(sys.argv[1], "rb") as file:
+    flux, ivar = pickle.load(file)
+labels, n_pixel = np.load(sys.argv[2]), int(sys.argv[3])
+names = tuple(f"l{i}" for i in range(labels.shape[1]))
+vectorizer = thecannon.vectorizer.PolynomialVectorizer(names, 2)
+model = thecannon.CannonModel(labels, flux, ivar, vectorizer)
+part = thecannon.CannonModel(labels, flux[:, :n_pixel], ivar[:, :n_pixel], vectorizer)
 start = time.perf_counter()
-model.train(progressbar=False)
-print(f"seconds {time.perf_counter() - start}")
+theta, s2, _ = part.train()
+print(f"\nseconds {time.perf_counter() - start}")
+copies = -(-flux.shape[1] // n_pixel)
+model._theta, model._s2 = np.tile(theta, (copies, 1))[:flux.shape[1]], np.tile(s2, copies)[:flux.shape[1]]
+model.write(sys.argv[4], overwrite=True)
