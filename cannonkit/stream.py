@@ -21,7 +21,7 @@ import cannonkit
 from cannonkit import errors, fits, headers, provenance, schema
 
 FORMAT = 1                       # CKFORMAT: layout version of our products
-CHUNK_BYTES = 32 << 20           # default chunk of rows when a command sets none
+CHUNK_BYTES = 8 << 20            # default chunk of rows when a command sets none
 MAX_SMALL = 2 << 30              # bytes of a small extension read from a pipe
 SEND_BYTES = 32 << 20            # of an output file that go to the disk together
 

@@ -58,7 +58,7 @@ def build_parser():
     cli.add_output_options(calibrate)
     cli.add_settings(calibrate, config.Errors)
     apply = cli.add_subcommand(group, "apply", APPLY)
-    cli.add_stream_options(apply, "LABELS", chunk=16384)
+    cli.add_stream_options(apply, "LABELS", chunk=8192)
     cli.add_shard_options(apply)
     validate = cli.add_subcommand(group, "validate", VALIDATE)
     validate.add_argument("input", metavar="REPEATS", help=REPEATS)

@@ -77,7 +77,7 @@ def _shards(args):
     sources = [sources[k] for k in order]
     first = sources[0]
     n_row = sum(s.n_row for s in sources)
-    if cli.dry_run(args, parts=len(paths), rows=n_row, memory=2 * 4096 * first.hdu.axes[0]):
+    if cli.dry_run(args, parts=len(paths), rows=n_row, memory=4 * first.default_chunk() * first.hdu.axes[0]):
         return
     record = {**cli.record(args), "parts": len(paths)}
     with stream.create(args.output, first.product, first.table, n_row, list(first.extensions.values()),
@@ -89,7 +89,7 @@ def _shards(args):
                     from cannonkit import errors
 
                     raise errors.TryAgainError(f"{source.name}: changed while it was being read")
-                for _, rows in again.chunks():
+                for _, rows in again.chunks(reuse=True):
                     out.write(rows)
                     progress.advance(len(rows))
         for key, (value, comment) in _summed_notes(sources).items():
