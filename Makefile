@@ -15,13 +15,14 @@ INSTALLED := $(VENV)/.installed
 # Survey data beside the checkout, for `make real` and some tests; they skip without it.
 SHARED ?= ../shared
 RUN ?= build/demo
+SCALE ?= 1
 TESTS ?= tests
 WORKERS ?= 2
 
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install venv demo check-demo test faults slurm man lint bench peers real clean
+.PHONY: help install venv demo paper check-demo test faults slurm man lint bench peers real clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\)[a-z -]*:.*## /\1\t/p' Makefile | expand -t 12
@@ -44,6 +45,9 @@ demo: $(INSTALLED) $(RUN)/mock/truth.fits ## two simulated surveys through the w
 $(RUN)/mock/truth.fits: | $(INSTALLED)
 	mkdir -p $(RUN)
 	cc-mock -o $(RUN)/mock --overwrite
+
+paper: $(INSTALLED) ## the paper at its own scale on a mock, into build/paper (hours; SCALE=0.01 for a hundredth)
+	python tests/paper.py build/paper --scale $(SCALE)
 
 check-demo: $(INSTALLED) ## what a finished demo must show: biases, scales, referees (fails where it does not)
 	python tests/check_demo.py $(RUN)

@@ -298,6 +298,7 @@ class Mock:
                          "metal-poor stars, fast rotators, binaries, emission lines)", low=0.0, high=1.0)
     flag_rate: float = setting(0.25, "quality flags: 1 = as often as in real catalogues, 0 = none but those of odd "
                                "stars", low=0.0, high=1.0)
+    missing_cameras: float = setting(0.021, "share of GALAH spectra that lack a camera", low=0.0, high=1.0)
     most_visits: int = setting(4, "largest number of visits in an apStar file", low=1, high=6)
     label_noise: bool = setting(True, "errors of the surveys' labels as in Table 1; without: trends only")
     hidden: bool = setting(True, "elements that are no label scatter from star to star, C and N too")

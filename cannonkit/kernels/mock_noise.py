@@ -204,8 +204,10 @@ def galah_planes(
     observer inverse_snr  (n,) median relative error, HDU 1; scatter: its share that is pixel-to-pixel noise
     level, slope (n,) counts and their relative slope; number (n,) key of the spectrum
     wiggle       rms of the continuum waves; junk: False leaves out spikes, bad pixels and sky residuals
+    counts, with_sky and sky_sigma may have no rows: then they are not wanted.
     Neighbouring noise is correlated (0.4), as after resampling.
     """
+    whole = counts.shape[0] > 0
     for i in prange(clean.shape[0]):
         n = n_pix[i]
         z = np.empty(n + 1)
@@ -215,6 +217,7 @@ def galah_planes(
         wiggles(key_of(seed, 2, number[i], 30 + camera[i]), wiggle, shape)
         spike_rate = 0.0003 + 0.0012 * camera[i]
         doppler = 1.0 + velocity[i] / LIGHT
+        nearest = 0
         for k in range(n):
             x = 2.0 * k / n - 1.0
             continuum = level[i] * (1.0 + slope[i] * x - 0.25 * x * x)
@@ -226,14 +229,17 @@ def galah_planes(
             value = flux + scatter[i] * error * flux * noise
             observed = (start[i] + step[i] * k) * doppler
             sky = 0.03 * continuum
-            for s in range(GALAH_SKY.shape[0]):
+            while nearest < GALAH_SKY.shape[0] and GALAH_SKY[nearest] <= observed - 0.6:
+                nearest += 1
+            for s in range(nearest, GALAH_SKY.shape[0]):
                 d = (observed - GALAH_SKY[s]) / 0.12
-                if abs(d) < 5.0:
-                    sky += 0.4 * level[i] * math.exp(-0.5 * d * d)
-                    if junk:
-                        r = uniform(pick, 100000 + s) - 0.5
-                        value += 0.25 * r * abs(r) * 4.0 * math.exp(-0.5 * d * d)
-                        error *= 1.0 + math.exp(-0.5 * d * d)
+                if d <= -5.0:
+                    break
+                sky += 0.4 * level[i] * math.exp(-0.5 * d * d)
+                if junk:
+                    r = uniform(pick, 100000 + s) - 0.5
+                    value += 0.25 * r * abs(r) * 4.0 * math.exp(-0.5 * d * d)
+                    error *= 1.0 + math.exp(-0.5 * d * d)
             if junk:
                 if camera[i] == 3 and 7593.0 < observed < 7688.0:
                     depth = 0.9 * math.exp(-(((observed - 7606.0) / 9.0) ** 2)) + 0.5 * math.exp(
@@ -252,9 +258,10 @@ def galah_planes(
                     value *= 0.3 + uniform(pick, 60000 + k)
             normalised[i, k] = value
             sigma[i, k] = error
-            counts[i, k] = value * continuum
-            with_sky[i, k] = value * continuum + sky
-            sky_sigma[i, k] = abs(error) * 0.9
+            if whole:
+                counts[i, k] = value * continuum
+                with_sky[i, k] = value * continuum + sky
+                sky_sigma[i, k] = abs(error) * 0.9
 
 
 @njit(parallel=True, cache=True, nogil=True, error_model="numpy")  # nogil: files are written meanwhile

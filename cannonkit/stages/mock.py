@@ -49,9 +49,9 @@ def plan(settings):
     galah = _galah(stars, settings, rng(3))
     draw = rng(4)
     n = len(galah.star)
-    # 2.1 % lack a camera (the infrared one, most often), 0.04 % the normalised extension (formats.md A2).
+    # Some lack a camera (the infrared one, most often), 0.2 % the normalised extension (0.04 % in DR3: formats.md A2).
     missing = np.full(n, -1)
-    lost = draw.random(n) < 0.021
+    lost = draw.random(n) < settings.missing_cameras
     missing[lost] = draw.choice([3, 3, 3, 0, 1], size=int(lost.sum()))
     no_hdu4 = draw.random(n) < 0.002
     return Plan(

@@ -332,11 +332,12 @@ def galah_grids(obs, settings):
     return start, step, n_pix
 
 
-def galah_block(synthesis, stars, obs, grids, settings):
+def galah_block(synthesis, stars, obs, grids, settings, whole=True):
     """Planes of GALAH camera files: list over cameras of dicts, and the rest-frame grids.
 
     Each dict: start, step (n,) HDU 4 grid (Angstrom, air, rest frame), n_pix (n,), and (n, longest) float64
     normalised (HDU 4), sigma (HDU 1, relative), counts (HDU 0), with_sky (HDU 2), sky_sigma (HDU 3).
+    whole: False leaves out the last three.
     """
     n = len(obs.star)
     sub, rows, other = _unique(stars, obs.star)
@@ -365,9 +366,9 @@ def galah_block(synthesis, stars, obs, grids, settings):
             k,
             (1.05 * GALAH_SIGMA, 0.95 * GALAH_SIGMA),
         )
-        planes = {
-            name: np.ones(clean.shape) for name in ("normalised", "sigma", "counts", "with_sky", "sky_sigma")
-        }
+        planes = {name: np.ones(clean.shape) for name in ("normalised", "sigma")}
+        for name in ("counts", "with_sky", "sky_sigma"):
+            planes[name] = np.ones(clean.shape if whole else (0, 0))
         snr = obs.snr * GALAH_SNR_RATIO[c] / GALAH_SNR_RATIO[1]
         level = 40.0 * obs.snr * GALAH_SNR_RATIO[c]
         slope = np.clip((star["teff"] - 5000.0) / 9000.0, -0.3, 0.3) * (1.0 if c < 2 else 0.5)

@@ -91,7 +91,7 @@ class Stream:
 
     def _galah(self, truth, stars, obs):
         grids = mock_spectra.galah_grids(obs, self.settings)
-        cameras = mock_spectra.galah_block(self.synthesis, stars, obs, grids, self.settings)
+        cameras = mock_spectra.galah_block(self.synthesis, stars, obs, grids, self.settings, whole=False)
         n, longest = len(truth), int(grids[2].max())
         flux, error = np.zeros((n, 4, longest)), np.zeros((n, 4, longest))
         start, step = np.zeros((n, 4)), np.ones((n, 4))
