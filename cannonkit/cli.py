@@ -459,6 +459,33 @@ class Progress:
             self.drawn = False
 
 
+# --- imports --------------------------------------------------------------------------------------
+
+def import_ahead(name):
+    """Import module `name` in a thread while this one reads its input; importing it by name then waits for it.
+
+    Imports hold the interpreter and reading does not, so the two together take little longer than the slower one.
+    What is wrong with the module is raised where it is imported by name.
+    """
+    import importlib
+    import threading
+
+    if name in sys.modules:
+        return
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(0.0005)              # the reader must not wait for the interpreter long
+
+    def run():
+        try:
+            importlib.import_module(name)
+        except BaseException:
+            pass
+        finally:
+            sys.setswitchinterval(interval)
+
+    threading.Thread(target=run).start()
+
+
 # --- provenance -----------------------------------------------------------------------------------
 
 def record(args, settings=None):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -609,3 +610,21 @@ def test_report_for_scripts(command, tmp_path, rng):
     done = command(*line, tmp_path / "f.fits")
     report = json.loads(done.out)
     assert report["code"] == done.code == 73 and report["outputs"] == [] and report["error"] in done.err
+
+
+def test_import_ahead_leaves_errors_to_the_one_who_imports(tmp_path, monkeypatch):
+    (tmp_path / "slow_module.py").write_text("import time\ntime.sleep(0.05)\nvalue = 3\n")
+    (tmp_path / "bad_module.py").write_text("raise ValueError('bad')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    interval = sys.getswitchinterval()
+    cli.import_ahead("slow_module")
+    import slow_module
+
+    assert slow_module.value == 3
+    cli.import_ahead("bad_module")
+    with pytest.raises(ValueError, match="bad"):
+        import bad_module  # noqa: F401
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread():
+            thread.join(10)
+    assert sys.getswitchinterval() == interval

@@ -40,12 +40,11 @@ def build_parser():
 
 def run(args):
     from cannonkit import errors, stream
-    from cannonkit import model as model_file
-    from cannonkit.stages import train
 
     settings = config.resolve(config.Train, args)
     stream.check_target(args.output, args.overwrite, [args.input, args.training])
-    fixed = model_file.read(args.scatter_from) if args.scatter_from else None
+    cli.import_ahead("cannonkit.stages.train")
+    fixed = _model(args.scatter_from) if args.scatter_from else None
     with stream.open_source(args.training) as table, stream.open_source(args.input, "spectra") as spectra:
         spectra.require_spectra()
         survey = spectra.header.text("SURVEY")
@@ -59,6 +58,8 @@ def run(args):
                        pixels=len(grid.data), memory=2 * len(rows) * len(grid.data) * 8):
             return
         data = _training_set(args, settings, rows, columns, spectra)
+        from cannonkit.stages import train
+
         _describe(data, grid, masks, settings, survey, columns, args)
         if fixed is not None:
             data.s2_given = fixed.s2
@@ -75,6 +76,12 @@ def run(args):
         cli.log(line)
     for line in warnings:
         cli.warn(line)
+
+
+def _model(path):
+    from cannonkit import model
+
+    return model.read(path)
 
 
 class Columns:
@@ -153,7 +160,6 @@ def _training_set(args, settings, rows, columns, spectra):
     import numpy as np
 
     from cannonkit import bitmasks, errors, schema
-    from cannonkit.stages.train import TrainingSet
 
     ids = np.char.strip(np.asarray(rows[columns.id]).astype("S"))
     blank = ids == b""
@@ -166,26 +172,34 @@ def _training_set(args, settings, rows, columns, spectra):
     flux, ivar = np.zeros((len(rows), n_pix), np.float32), np.zeros((len(rows), n_pix), np.float32)
     state = np.zeros(len(rows), np.int8)           # 0 no row, 1 a row without data, 2 data
     others, listed = 0, []
-    for _, part in spectra.chunks(args.chunk, ["id", "visit", "status", "flux", "ivar"]):
+    for _, part in spectra.chunks(args.chunk, ["id", "visit", "status", "flux", "ivar"], reuse=True):
         found_ids = np.char.strip(np.asarray(part["id"]).astype("S"))
         at = np.searchsorted(ids, found_ids, sorter=order)
         at = order[np.minimum(at, len(order) - 1)]
         match = (ids[at] == found_ids) & (found_ids != b"") & (part["visit"] == 0)
         others += int((~match).sum())
         listed += list(schema.text(found_ids[~match][:max(0, LISTED - len(listed))]))
-        for k, n in zip(np.flatnonzero(match), at[match], strict=True):
-            if state[n]:
-                name = str(schema.text(ids[n:n + 1])[0])
-                raise errors.DataError(f"{spectra.place('id')}: {name!r} stands there twice")
-            usable = not int(part["status"][k]) & bitmasks.SPECTRUM_UNUSABLE
-            flux[n], ivar[n] = part["flux"][k], part["ivar"][k]
-            state[n] = 2 if usable and np.any(ivar[n] > 0) else 1
+        found, to = np.flatnonzero(match), at[match]
+        stars, count = np.unique(to, return_counts=True)
+        twice = stars[(count > 1) | (state[stars] > 0)]
+        if len(twice):
+            name = str(schema.text(ids[twice[:1]])[0])
+            raise errors.DataError(f"{spectra.place('id')}: {name!r} stands there twice")
+        usable = part["status"][found] & bitmasks.SPECTRUM_UNUSABLE == 0
+        ends = np.flatnonzero((np.diff(found) != 1) | (np.diff(to) != 1)) + 1
+        for run in np.split(np.arange(len(found)), ends):      # rows that stand together on both sides
+            if len(run):
+                source, target = (slice(i[run[0]], i[run[-1]] + 1) for i in (found, to))
+                flux[target], ivar[target] = part["flux"][source], part["ivar"][source]
+                state[target] = 1 + (usable[run] & np.any(ivar[target] > 0, axis=1))
     _report_missing(args, ids, state, others, listed, spectra.name)
     keep = state == 2
     if not keep.all():
         flux, ivar = _compress(flux, keep), _compress(ivar, keep)
     rows = rows[keep]
     grid = spectra.extensions["WAVELENGTH"]
+    from cannonkit.stages.train import TrainingSet
+
     return TrainingSet(
         flux=flux, ivar=ivar, labels=schema.label_array(rows, columns.label_columns),
         id=rows[columns.id], star_id=rows[columns.star_id], group=rows[columns.group],

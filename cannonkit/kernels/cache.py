@@ -17,6 +17,7 @@ Each trouble is one RuntimeWarning, at most one in a process, and never an error
 """
 import glob
 import hashlib
+import io
 import os
 import re
 import stat
@@ -27,7 +28,7 @@ import warnings
 import llvmlite
 import numba
 import numpy as np
-from numba.core import caching, dispatcher
+from numba.core import caching, dispatcher, environment
 from numba.core.runtime import rtsys
 
 KEPT = 16  # directories of older versions, and of older sources of each module, that are left in place
@@ -209,12 +210,36 @@ class _Files(caching.IndexDataCacheFile):
 
     def _load_data(self, name):
         with open(self._data_path(name), "rb") as file:
-            return caching.pickle.loads(self._checked(file.read()))
+            return _Unpickler(io.BytesIO(self._checked(file.read()))).load()
 
     def _checked(self, data):
         if hashlib.sha256(data[32:]).digest() != data[:32]:
             raise ValueError("damaged")
         return data[32:]
+
+
+class _Unpickler(caching.pickle.Unpickler):
+    """Loads a kernel without the modules of Numba that parts of it were compiled from (0.05 s).
+
+    Each such part has an environment: constants, which compiled code uses, and the globals of its module, which it
+    does not.
+    """
+
+    def find_class(self, module, name):
+        if (module, name) == ("numba.core.environment", "_rebuild_env"):
+            return _environment
+        return super().find_class(module, name)
+
+
+def _environment(module, constants, name):
+    known = environment.lookup_environment(name)
+    if known is not None or not module.startswith("numba."):
+        return known or environment._rebuild_env(module, constants, name)
+    made = environment.Environment({"__name__": module})
+    made.consts[:] = constants
+    made.env_name = name
+    environment.Environment._memo[name] = made
+    return made
 
 
 class _Implementation(caching.CompileResultCacheImpl):
