@@ -14,6 +14,7 @@ import report_run
 from cannonkit.commands import report
 
 PNG = b"\x89PNG\r\n\x1a\n"
+SMALL = ("--dpi", "50")         # quicker to draw
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def page(made):
     """(report folder, text of index.html) of that run."""
     pytest.importorskip("matplotlib", reason="matplotlib is the extra `report`")
     out = made[0].parent / "out"
-    assert report.main([str(made[0]), "-o", str(out), "--quiet"]) == 0
+    assert report.main([str(made[0]), "-o", str(out), "--quiet", *SMALL]) == 0
     return out, (out / "index.html").read_text()
 
 
@@ -103,7 +104,7 @@ def test_nothing_is_called_mock_that_is_not(tmp_path):
     for name in ("gcgs", "gcaa", "acaa"):
         for path in run.glob(f"{name}.*"):
             path.unlink()
-    assert report.main([str(run), "-o", str(tmp_path / "out"), "--quiet"]) == 0
+    assert report.main([str(run), "-o", str(tmp_path / "out"), "--quiet", *SMALL]) == 0
     text = (tmp_path / "out" / "index.html").read_text()
     assert "Mock data" not in text and "truth.fits" in text[text.index("Absent"):]
     assert not any(b"MOCK" in path.read_bytes() for path in (tmp_path / "out" / "figures").iterdir())
@@ -113,7 +114,7 @@ def test_same_input_same_bytes(made, page, tmp_path):
     for name in ("one-to-one-acgs.png", "cuts.png"):
         figure = "one-to-one" if name.startswith("one") else "cuts"
         source = made[0] / ("acgs.model.fits" if figure == "one-to-one" else "training.fits")
-        assert report.main([figure, str(source), "-o", str(tmp_path / name), "--quiet"]) == 0
+        assert report.main([figure, str(source), "-o", str(tmp_path / name), "--quiet", *SMALL]) == 0
         assert (tmp_path / name).read_bytes() == (page[0] / "figures" / name).read_bytes()
 
 
@@ -267,24 +268,31 @@ def test_absent_files_are_named(made, tmp_path):
     assert report.main(["summary", str(run)]) == 0
 
 
-@pytest.mark.parametrize("broken", [False, True], ids=["with helper", "helper fails"])
-def test_second_process_changes_no_byte(made, tmp_path, command, root, broken):
-    """With two threads a helper draws some figures; the report is the same, also where it does not start."""
+@pytest.fixture(scope="module")
+def alone(made, tmp_path_factory):
+    """(run directory, report of it by one process)."""
     pytest.importorskip("matplotlib", reason="matplotlib is the extra `report`")
-    run = tmp_path / "run"
-    run.mkdir()
-    for name in ("acgs.model.fits", "training.fits"):
-        shutil.copy(made[0] / name, run)
+    folder = tmp_path_factory.mktemp("alone")
+    (folder / "run").mkdir()
+    for name in ("acgs.model.fits", "acgs.errors.fits"):
+        shutil.copy(made[0] / name, folder / "run")
+    assert report.main([str(folder / "run"), "-o", str(folder / "out"), "--threads", "1", "--quiet", *SMALL]) == 0
+    return folder / "run", folder / "out"
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["with helper", "helper fails"])
+def test_second_process_changes_no_byte(alone, tmp_path, command, root, broken):
+    """With two threads a helper draws some figures; the report is the same, also where it does not start."""
     env = {"PYTHONPATH": root}
     if broken:
         (tmp_path / "sitecustomize.py").write_text("import sys\nif sys.argv[0] == '-c':\n    sys.exit(1)\n")
         env = {"PYTHONPATH": f"{tmp_path}:{root}"}
-    for threads in (1, 2):
-        done = command("report", run, "-o", tmp_path / f"out{threads}", "--threads", str(threads), "--quiet", env=env)
-        assert done.code == 0 and done.err == ""
-    one, two = ({str(p.relative_to(tmp_path / f"out{n}")): p.read_bytes() for p in (tmp_path / f"out{n}").rglob("*.*")}
-                for n in (1, 2))
-    assert one == two and "figures/one-to-one-acgs.png" in one and "figures/coefficients-acgs.png" in one
+    done = command("report", alone[0], "-o", tmp_path / "out", "--threads", "2", "--quiet", *SMALL, env=env)
+    assert done.code == 0 and done.err == ""
+    one, two = ({str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*.*")}
+                for out in (alone[1], tmp_path / "out"))
+    assert one == two
+    assert {"figures/one-to-one-acgs.png", "figures/coefficients-acgs.png", "figures/precision.png"} <= set(one)
 
 
 def test_damaged_file_is_named_and_the_rest_is_drawn(made, tmp_path, capfd):
@@ -339,7 +347,7 @@ def test_outputs_are_not_replaced_unasked(made, tmp_path, capfd):
     run, out = tmp_path / "run", tmp_path / "out"
     for folder in (run, out):
         folder.mkdir()
-    shutil.copy(source, run)
+    shutil.copy(made[0] / "acgs.errors.fits", run)
     (out / "thesis.tex").write_text("mine")
     for extra in ([], ["--overwrite"]):
         assert report.main([str(run), "-o", str(out), *extra]) == 73
