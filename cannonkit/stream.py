@@ -115,17 +115,17 @@ class Source:
     def default_chunk(self):
         return max(64, CHUNK_BYTES // max(1, self.hdu.axes[0]) // 64 * 64)
 
-    def chunks(self, chunk=None, columns=None, start=0, stop=None, reuse=False):
+    def chunks(self, chunk=None, columns=None, start=0, stop=None, reuse=0):
         """Yield (first row, rows) in order; rows are big-endian structured arrays of `columns` (all).
 
-        The next chunk is read while the caller works on this one. reuse: into the memory of the one before this,
-        whose rows are then gone (making new memory for every chunk costs as much as reading it).
+        The next chunk is read while the caller works on this one. reuse=n: into memory used before (making new
+        memory for every chunk costs as much as reading it); a chunk's rows are gone n chunks later.
         """
         if columns is not None:
             self.require(columns)
         chunk = int(chunk or self.default_chunk())
         stop = self.n_row if stop is None else min(stop, self.n_row)
-        reader = self._raw_chunks(chunk, start, stop, [None, None] if reuse else None)
+        reader = self._raw_chunks(chunk, start, stop, [None] * (reuse + 1) if reuse else None)
         with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(next, reader, None)
             first = start
@@ -185,13 +185,13 @@ class Source:
 
 
 def _recycled(memory, n):
-    """n bytes of the older of two buffers, which are made when they are first needed; None: no such pair."""
+    """n bytes of the oldest of some buffers, which are made when they are first needed; None: no such buffers."""
     if memory is None:
         return None
-    memory.reverse()
-    if memory[0] is None or len(memory[0]) < n:
-        memory[0] = np.empty(n, np.uint8)
-    return memory[0][:n]
+    memory.append(memory.pop(0))
+    if memory[-1] is None or len(memory[-1]) < n:
+        memory[-1] = np.empty(n, np.uint8)
+    return memory[-1][:n]
 
 
 def _end_table(hdu, data, place):

@@ -70,11 +70,14 @@ def run(args):
         for job in jobs:
             job.open(files, source, shared, record, stop - start, chosen)
         with cli.Progress(stop - start, "spectra", args) as progress:
-            for first, rows in source.chunks(_chunk(args), start=start, stop=stop, reuse=True):
+            begun = []
+            for first, rows in source.chunks(_chunk(args), start=start, stop=stop, reuse=2):
                 values = None if held is None else held.of(rows["id"])
-                for job in jobs:
-                    job.do(rows, first, values)
-                progress.advance(len(rows))
+                begun.append((rows, [job.begin(rows, first, values) for job in jobs]))
+                if len(begun) > 1:      # the one before this, while this one is being fitted
+                    _end(begun.pop(0), jobs, progress)
+            for chunk in begun:
+                _end(chunk, jobs, progress)
         for job in jobs:
             job.finish()
     for job in jobs:
@@ -82,6 +85,14 @@ def run(args):
     failed = max(job.n_failed for job in jobs)
     if settings.max_failed is not None and failed > settings.max_failed:
         raise errors.GateFailed(f"{failed} spectra have no labels, more than --max-failed {settings.max_failed}")
+
+
+def _end(chunk, jobs, progress):
+    """Wait for a chunk's fits and write them."""
+    rows, fits = chunk
+    for job, fit in zip(jobs, fits, strict=True):
+        job.end(rows, fit())
+    progress.advance(len(rows))
 
 
 def _check_options(args, settings):
@@ -114,9 +125,9 @@ def _chunk(args):
 
 
 def _memory(source, jobs, chunk):
-    """Bytes that a run needs besides the program: two chunks, and the tables of each model."""
+    """Bytes that a run needs besides the program: three chunks, and the tables of each model."""
     width = source.hdu.axes[0]
-    return 2 * chunk * width + sum(sum(a.nbytes for a in job.fitter.tiles) + 2 * job.model.theta.nbytes
+    return 3 * chunk * width + sum(sum(a.nbytes for a in job.fitter.tiles) + 2 * job.model.theta.nbytes
                                    for job in jobs)
 
 
@@ -243,15 +254,16 @@ class _Job:
             self.spectra_out = None if chosen is not None else self.create(
                 self.spectra_path, "spectra", self.spectra_table, n_row, [self.grid])
 
-    def do(self, rows, first, values):
-        """Fit a chunk and write its rows."""
+    def begin(self, rows, first, values):
+        """Begin the fit of a chunk; call what is returned for the result."""
+        return self.fitter.start_rows(rows, first, values if values is None else values[:, self.order])
+
+    def end(self, rows, found):
+        """Write a chunk's result."""
         import numpy as np
 
         from cannonkit import schema
 
-        if values is not None:
-            values = values[:, self.order]
-        found = self.fitter.fit_rows(rows, first, values)
         self.out.write(self.table.rows(
             len(rows), rows, spectrum_status=rows["status"],
             **{n: found[n] for n in found.dtype.names if n in self.table.names}))

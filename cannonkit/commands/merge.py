@@ -197,7 +197,7 @@ def _catalogue(args):
         with cli.Progress(n_row, "rows", args) as progress, ThreadPoolExecutor(1) as writer:
             first, written = 0, None
             for one in inputs:
-                for _, rows in one.source.chunks(chunk, reuse=True):
+                for _, rows in one.source.chunks(chunk, reuse=1):
                     made = one.catalogue_rows(table, rows, names)
                     stars.point(made, first)
                     if written is not None:         # one chunk is written while the next is made
@@ -424,7 +424,7 @@ def _keys(one, templates):
     gaia = [n for n in (template.needed if template else ()) if n not in ("id", "star_id")]
     ids = np.zeros(one.source.n_row, one.source.columns["id"].dtype)
     keys = np.zeros(one.source.n_row, f"S{template.width if template else 1}")
-    for first, rows in one.source.chunks(8192, ["id", "star_id"], reuse=True):
+    for first, rows in one.source.chunks(8192, ["id", "star_id"], reuse=1):
         here = slice(first, first + len(rows))
         ids[here] = rows["id"]
         if gaia:

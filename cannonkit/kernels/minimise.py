@@ -20,6 +20,7 @@ from cannonkit.kernels.terms import add_curvature, fill_terms
 CONVERGED = 0
 ITERATION_LIMIT = 1
 SINGULAR = 2
+KNOWN = -1          # of a start only: it leads to a minimum that another start has found
 
 # A step that lowers the objective by less than (1e-3 of an error bar)^2 is the last one: Newton steps
 # converge quadratically, so what is left after it is far below the 1e-3 that is promised.
@@ -36,34 +37,31 @@ DIFFERENT = 0.5
 
 @njit(cache=True)
 def _from_sums(v, gradient, label, sum_m, sum_b, sum_c, u, work, hessian):
-    """chi2, and fill u (n_term,) and hessian (n_label, n_label), from the sums; work is (n_label, n_term)."""
+    """chi2, and fill u (n_term,) and hessian (n_label, n_label), from the sums.
+
+    work (2, n_label + 1, n_term) takes dv/dx with v as its last row, and their products with M.
+    """
     n_term, n_factor = label.shape
     n_label = hessian.shape[0]
-    chi2 = sum_c
-    work.fill(0.0)
+    slopes, product = work[0], work[1]
+    slopes.fill(0.0)
     for k in range(n_term):
-        row = sum_m[k]
-        s = 0.0
-        for j in range(n_term):
-            s += row[j] * v[j]
-        u[k] = s - sum_b[k]
-        chi2 += v[k] * (s - 2.0 * sum_b[k])
+        slopes[n_label, k] = v[k]
         for f in range(n_factor):
-            i = label[k, f]
-            if i < 0:
-                break
-            slope = gradient[k, f]
-            out = work[i]
-            for j in range(n_term):
-                out[j] += row[j] * slope
+            if label[k, f] >= 0:
+                slopes[label[k, f], k] += gradient[k, f]
+    np.dot(slopes, sum_m, product)
+    chi2 = sum_c
     hessian.fill(0.0)
     for k in range(n_term):
+        u[k] = product[n_label, k] - sum_b[k]
+        chi2 += v[k] * (u[k] - sum_b[k])
         for f in range(n_factor):
             i = label[k, f]
             if i < 0:
                 break
             for j in range(n_label):
-                hessian[i, j] += gradient[k, f] * work[j, k]
+                hessian[i, j] += gradient[k, f] * product[j, k]
     return chi2
 
 
@@ -103,12 +101,12 @@ def _from_pixels(v, gradient, label, theta, residual, weight, u, work, hessian):
 
 
 @njit(cache=True)
-def _equations(pixels, x, label, power, sum_m, sum_b, sum_c, theta, residual, weight,
+def _equations(x, label, power, sum_m, sum_b, sum_c, theta, residual, weight,
                prior_mean, prior_ivar, v, gradient, u, work, hessian, full, slope):
     """chi2 and objective at x; fill hessian (Gauss-Newton), full (with curvature), slope = -gradient / 2."""
     n_label = x.size
     fill_terms(x, label, power, v, gradient)
-    if pixels:
+    if residual.size > 0:
         chi2 = _from_pixels(v, gradient, label, theta, residual, weight, u, work, hessian)
     else:
         chi2 = _from_sums(v, gradient, label, sum_m, sum_b, sum_c, u, work, hessian)
@@ -218,19 +216,30 @@ def newton_step(hessian, full, slope, free, damping, scale_by, factor, step):
 
 
 @njit(cache=True)
-def descend(pixels, x, free, label, power, sum_m, sum_b, sum_c, theta, residual, weight,
-            prior_mean, prior_ivar, max_iter, hessian):
+def _distance2(x, other, hessian):
+    s = 0.0
+    for i in range(x.size):
+        for j in range(x.size):
+            s += (x[i] - other[i]) * hessian[i, j] * (x[j] - other[j])
+    return s
+
+
+@njit(cache=True)
+def descend(x, free, label, power, sum_m, sum_b, sum_c, theta, residual, weight,
+            prior_mean, prior_ivar, max_iter, hessian, known, known_hessian, known_objective):
     """Descend from x (changed in place) to a minimum. Returns (chi2, objective, iterations, state).
 
     Fills hessian (n_label, n_label), the Gauss-Newton matrix at the last x evaluated (a thousandth of an
-    error bar from the solution). State: CONVERGED, ITERATION_LIMIT or SINGULAR.
+    error bar from the solution). State: CONVERGED, ITERATION_LIMIT or SINGULAR; KNOWN as soon as a step leads
+    down to within DIFFERENT of one of the minima known (n_known, n_label), with their matrices and objectives
+    (infinite: no minimum).
     """
     n_term, n_factor = label.shape
     n_label = x.size
     v = np.empty(n_term)
     gradient = np.empty((n_term, n_factor))
     u = np.empty(n_term)
-    work = np.empty((n_label, n_term))
+    work = np.empty((2, n_label + 1, n_term))
     full = np.empty((n_label, n_label))
     slope = np.empty(n_label)
     trial_hessian = np.empty((n_label, n_label))
@@ -241,7 +250,7 @@ def descend(pixels, x, free, label, power, sum_m, sum_b, sum_c, theta, residual,
     step = np.empty(n_label)
     trial = np.empty(n_label)
 
-    chi2, objective = _equations(pixels, x, label, power, sum_m, sum_b, sum_c, theta, residual, weight,
+    chi2, objective = _equations(x, label, power, sum_m, sum_b, sum_c, theta, residual, weight,
                                  prior_mean, prior_ivar, v, gradient, u, work, hessian, full, slope)
     damping = 0.0
     for iteration in range(1, max_iter + 1):
@@ -260,8 +269,12 @@ def descend(pixels, x, free, label, power, sum_m, sum_b, sum_c, theta, residual,
         if gain <= TOLERANCE and damping <= 1e-2:
             copy_vector(trial, x)
             return chi2 - gain, objective - gain, iteration, CONVERGED
+        for s in range(known_objective.size):
+            if known_objective[s] < objective and \
+                    _distance2(trial, known[s], known_hessian[s]) <= DIFFERENT * DIFFERENT:
+                return chi2, objective, iteration, KNOWN
         new_chi2, new_objective = _equations(
-            pixels, trial, label, power, sum_m, sum_b, sum_c, theta, residual, weight,
+            trial, label, power, sum_m, sum_b, sum_c, theta, residual, weight,
             prior_mean, prior_ivar, v, gradient, u, work, trial_hessian, trial_full, trial_slope)
         if new_objective <= objective:
             copy_vector(trial, x)
@@ -281,30 +294,21 @@ def descend(pixels, x, free, label, power, sum_m, sum_b, sum_c, theta, residual,
 
 
 @njit(cache=True)
-def gauss_newton_matrix(pixels, x, label, power, sum_m, sum_b, sum_c, theta, residual, weight,
+def gauss_newton_matrix(x, label, power, sum_m, sum_b, sum_c, theta, residual, weight,
                         prior_ivar, hessian):
     """Fill hessian (n_label, n_label) with J'WJ at x, the prior added."""
     n_term, n_factor = label.shape
     v = np.empty(n_term)
     gradient = np.empty((n_term, n_factor))
     u = np.empty(n_term)
-    work = np.empty((x.size, n_term))
+    work = np.empty((2, x.size + 1, n_term))
     fill_terms(x, label, power, v, gradient)
-    if pixels:
+    if residual.size > 0:
         _from_pixels(v, gradient, label, theta, residual, weight, u, work, hessian)
     else:
         _from_sums(v, gradient, label, sum_m, sum_b, sum_c, u, work, hessian)
     for i in range(x.size):
         hessian[i, i] += prior_ivar[i]
-
-
-@njit(cache=True)
-def _distance2(x, other, hessian):
-    s = 0.0
-    for i in range(x.size):
-        for j in range(x.size):
-            s += (x[i] - other[i]) * hessian[i, j] * (x[j] - other[j])
-    return s
 
 
 @njit(cache=True)
@@ -324,7 +328,7 @@ def _inside(x, low, high):
 
 
 @njit(cache=True)
-def best_of_starts(pixels, starts, free, low, high, label, power, sum_m, sum_b, sum_c, theta, residual, weight,
+def best_of_starts(starts, free, low, high, label, power, sum_m, sum_b, sum_c, theta, residual, weight,
                    prior_mean, prior_ivar, max_iter, x, hessian, second):
     """Descend from every start; keep the lowest minimum inside [low, high], or the lowest if none is inside.
 
@@ -342,9 +346,11 @@ def best_of_starts(pixels, starts, free, low, high, label, power, sum_m, sum_b, 
     found_hessian = np.zeros((n_start, n_label, n_label))
     chi2 = np.empty(n_start)
     objective = np.empty(n_start)
+    minimum = np.empty(n_start)              # the objective of starts that converged
     state = np.empty(n_start, dtype=np.int64)
     chi2.fill(np.inf)
     objective.fill(np.inf)
+    minimum.fill(np.inf)
     state.fill(SINGULAR)
     n_iter = 0
     for s in range(n_start):
@@ -352,13 +358,15 @@ def best_of_starts(pixels, starts, free, low, high, label, power, sum_m, sum_b, 
         if not _is_finite(found[s]):
             continue
         chi2[s], objective[s], used, state[s] = descend(
-            pixels, found[s], free, label, power, sum_m, sum_b, sum_c, theta, residual, weight,
-            prior_mean, prior_ivar, max_iter, found_hessian[s])
+            found[s], free, label, power, sum_m, sum_b, sum_c, theta, residual, weight,
+            prior_mean, prior_ivar, max_iter, found_hessian[s], found[:s], found_hessian[:s], minimum[:s])
         n_iter += used
+        if state[s] == CONVERGED:
+            minimum[s] = objective[s]
     best = -1
     best_rank = 9
     for s in range(n_start):
-        if state[s] == SINGULAR or not np.isfinite(objective[s]):
+        if state[s] == SINGULAR or state[s] == KNOWN or not np.isfinite(objective[s]):
             continue
         rank = 2 * state[s] + (0 if _inside(found[s], low, high) else 1)
         if rank < best_rank or (rank == best_rank and objective[s] < objective[best]):

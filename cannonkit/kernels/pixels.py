@@ -25,6 +25,7 @@ from cannonkit.kernels.terms import fill_terms
 TOO_FEW_PIXELS = 3
 NO_PIXELS = 4
 NO_FIXED_VALUE = 5
+TRY_PIXELS = 6       # of kernels/infer.py: the sums are not good enough, `fit_stars` has to do it
 
 # Ridge on the unit-diagonal matrix of the linear solution, which is only a start.
 RIDGE = 1e-6
@@ -101,14 +102,14 @@ def fit_one(residual, weight, theta, starts, linear, free, fixed, low, high, lab
     sum_b = np.dot(residual, weighted)
     own = np.empty(starts.shape)
     copy_matrix(starts, own)
-    linear_start(sum_m, sum_b, linear, low, high, own[1])
+    linear_start(sum_m, sum_b, linear, low, high, own[0])
     hold(own, free, fixed)
     hessian = np.zeros((n_label, n_label))
     chi2, delta, n_iter, state = best_of_starts(
-        True, own, free, low, high, label, power, sum_m, sum_b, 0.0, theta, residual, weight,
+        own, free, low, high, label, power, sum_m, sum_b, 0.0, theta, residual, weight,
         prior_mean, prior_ivar, max_iter, x, hessian, second)
     if state != SINGULAR:
-        gauss_newton_matrix(True, x, label, power, sum_m, sum_b, 0.0, theta, residual, weight, prior_ivar,
+        gauss_newton_matrix(x, label, power, sum_m, sum_b, 0.0, theta, residual, weight, prior_ivar,
                             hessian)
         if not covariance_of(hessian, free, cov):
             state = SINGULAR
@@ -182,19 +183,19 @@ def cannot_fit(n_used, free, fixed, n_label):
     return CONVERGED if n_value + free.size >= n_label else NO_FIXED_VALUE
 
 
-@njit(cache=True)
-def fit_some_stars(worker, n_worker, flux_rows, flux_at, ivar_rows, ivar_at, swap, constant, theta, s2,
-                   ivar_scale, starts, linear, free, fixed, low, high, label, power,
-                   prior_mean, prior_ivar, max_iter, x, cov, second, numbers, counts, z):
-    """Fit the stars worker, worker + n_worker, ...; arrays as in kernels/infer.py."""
-    n_star, n_label = x.shape
+@njit(cache=True, nogil=True)
+def fit_stars(first, n_row, flux_rows, flux_at, ivar_rows, ivar_at, swap, constant, theta, s2, ivar_scale, starts,
+              linear, free, fixed, low, high, label, power, prior_mean, prior_ivar, max_iter,
+              x, cov, second, numbers, counts, z):
+    """Fit the stars first ... first + n_row - 1; arrays as in kernels/infer.py."""
+    n_label = x.shape[1]
     n_pix = constant.size
     words = np.empty((2, n_pix), dtype=np.uint32)
     flux, ivar = words[0].view(np.float32), words[1].view(np.float32)
     residual, weight = np.empty(n_pix), np.empty(n_pix)
     ratio, ratio_s2 = np.empty(n_pix, dtype=np.float32), np.empty(n_pix, dtype=np.float32)
     keys = np.empty(n_pix, dtype=np.int32)
-    for m in range(worker, n_star, n_worker):
+    for m in range(first, first + n_row):
         clear(x[m], cov[m], second[m], numbers[m], counts[m], z[m])
         read_floats(flux_rows[m], flux_at, swap, n_pix, words[0])
         read_floats(ivar_rows[m], ivar_at, swap, n_pix, words[1])

@@ -15,8 +15,9 @@ LARGEST_FLUX = np.float32(1e7)
 # The smallest normal float32: below it are the subnormals.
 SMALLEST_IVAR = np.float32(1.1754944e-38)
 
-# The key (see ordered_keys) of +inf.
+# The key (see ordered_keys) of +inf, and one below all keys.
 INFINITE = np.int32(2139095040)
+SMALLEST_KEY = np.int32(-2147483648)
 
 
 @njit(cache=True)
@@ -78,6 +79,15 @@ def _next_above(keys, limit):
 
 
 @njit(cache=True)
+def _last_upto(keys, limit):
+    """The largest key that is not above limit (the smallest integer if there is none)."""
+    found = SMALLEST_KEY
+    for p in range(keys.size):
+        found = max(found, keys[p] if keys[p] <= limit else SMALLEST_KEY)
+    return found
+
+
+@njit(cache=True)
 def _bracket(keys, below, sample):
     """(low, high, count(keys <= low), count(keys <= high)) with the first count <= below < the second.
 
@@ -110,27 +120,36 @@ def _bracket(keys, below, sample):
 def median(values, n_used, keys):
     """Exact median of the n_used smallest of `values` (float32; pixels not used hold +inf), NaN if n_used is 0.
 
-    Bisection on integer keys until two of them are left: each step counts, which the processor does 16 values at
-    a time; about a dozen steps of 0.4 us for 8,575 pixels, where a selection that moves values takes 80 us.
-    `keys` (int32) is scratch.
+    A search on integer keys for one of the middle rank: each step counts, which the processor does 16 values at
+    a time; about eight passes of 0.15 us for 8,575 pixels, where a selection that moves values takes 80 us. A step
+    goes where the key would be if those between the ends were evenly spread, each third one to the middle of the
+    ends; the last few keys are visited one by one from the nearer end. `keys` (int32) is scratch.
     """
     if n_used == 0:
         return np.nan
     ordered_keys(values, keys)
     below = (n_used - 1) // 2        # so many before the median, or before the lower of the two middle values
     low, high, n_low, n_high = _bracket(keys, below, np.empty(64, dtype=np.int32))
-    while high - low > 1 and n_high - n_low > 2:
-        middle = (low + high) // 2
+    step = 0
+    while high - low > 1 and below - n_low > 1 and n_high - below > 2:
+        step += 1
+        part = 0.5 if step % 3 == 0 else (below + 0.5 - n_low) / (n_high - n_low)
+        middle = min(max(low + np.int64(part * (high - low)), low + 1), high - 1)
         n_middle = np.int64(_count_upto(keys, np.int32(middle)))
         if n_middle > below:
             high, n_high = middle, n_middle
         else:
             low, n_low = middle, n_middle
     key = np.int32(high)
-    if high - low > 1:               # the median is the smallest key above low, or the one after it
+    if high - low > 1 and below - n_low <= 1:      # the next key above low, or the one after it
         key = _next_above(keys, np.int32(low))
-        if _count_upto(keys, key) <= below:
+        n_low = np.int64(_count_upto(keys, key))
+        if n_low <= below:
             key = _next_above(keys, key)
+    elif high - low > 1:                           # the last key up to high, or the one before it
+        key = _last_upto(keys, np.int32(high))
+        if np.int64(_count_upto(keys, np.int32(key - 1))) > below:
+            key = _last_upto(keys, np.int32(key - 1))
     one_key = np.empty(1, dtype=np.int32)
     first = _float_of(key, one_key)
     if n_used % 2 == 1 or _count_upto(keys, key) > below + 1:

@@ -7,7 +7,10 @@
 Every spectrum gives a row. One that cannot be fitted has NaN labels and a status that says why; it never
 changes another row.
 """
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 import numba
 import numpy as np
@@ -32,6 +35,15 @@ _STATE_BITS = {
     pixels.NO_PIXELS: FIT_STATUS.NO_SPECTRUM | FIT_STATUS.TOO_FEW_PIXELS,
     pixels.NO_FIXED_VALUE: FIT_STATUS.NO_FIXED_VALUE,
 }
+
+
+_own = threading.local()       # each thread's scratch arrays, by shape
+
+
+@cache
+def _pool(n_thread):
+    """The threads on which blocks of stars are fitted; kept, since making them takes as long as a block."""
+    return ThreadPoolExecutor(n_thread, "fit")
 
 
 def result_dtype(label_names, n_component=0):
@@ -97,11 +109,18 @@ class Fitter:
         if flux.dtype != ivar.dtype or flux.dtype.str[1:] != "f4":
             with np.errstate(over="ignore"):
                 flux, ivar = flux.astype(np.float32), ivar.astype(np.float32)
-        return self._fit(_as_bytes(flux), 0, _as_bytes(ivar), 0, not flux.dtype.isnative,
-                         first_row, fixed, spectrum_status)
+        return self._start(_as_bytes(flux), 0, _as_bytes(ivar), 0, not flux.dtype.isnative,
+                           first_row, fixed, spectrum_status)()
 
     def fit_rows(self, rows, first_row=0, fixed=None):
         """The same for rows of a spectra table, (n_star,) structured with flux, ivar and status, as they were read."""
+        return self.start_rows(rows, first_row, fixed)()
+
+    def start_rows(self, rows, first_row=0, fixed=None):
+        """Begin `fit_rows` on other threads: call what is returned for the result; leave `rows` alone until then.
+
+        Chunks that are begun one after the other leave no thread idle between them.
+        """
         names = rows.dtype.names or ()
         for name in ("flux", "ivar"):
             if name not in names or rows.dtype[name].base.str[1:] != "f4" \
@@ -111,10 +130,10 @@ class Fitter:
         rows = np.ascontiguousarray(rows)
         data = rows.view(np.uint8).reshape(len(rows), rows.dtype.itemsize)
         status = rows["status"] if "status" in names else None
-        return self._fit(data, rows.dtype.fields["flux"][1], data, rows.dtype.fields["ivar"][1],
-                         not rows.dtype["flux"].base.isnative, first_row, fixed, status)
+        return self._start(data, rows.dtype.fields["flux"][1], data, rows.dtype.fields["ivar"][1],
+                           not rows.dtype["flux"].base.isnative, first_row, fixed, status)
 
-    def _fit(self, flux, flux_at, ivar, ivar_at, swap, first_row, fixed, spectrum_status):
+    def _start(self, flux, flux_at, ivar, ivar_at, swap, first_row, fixed, spectrum_status):
         model, n_star, n_label = self.model, len(flux), self.model.n_label
         held = np.full((n_star, n_label), np.nan)
         if self.fixed_names:
@@ -124,13 +143,46 @@ class Fitter:
         x, second = np.empty((n_star, n_label)), np.empty((n_star, n_label))
         cov, numbers = np.empty((n_star, n_label, n_label)), np.empty((n_star, 4))
         counts, z = np.empty((n_star, 4), dtype=np.int64), np.empty((n_star, model.n_component))
+        model_arrays = (self.constant, self.theta, self.s2, self.ivar_scale)
         low, high = self.training_low - self.margin, self.training_high + self.margin
-        kernel.fit(
-            self.solver == "sums", flux, flux_at, ivar, ivar_at, swap, first_row, self.constant, self.theta, self.s2,
-            self.ivar_scale, *self.tiles, self.starts, self.linear, self.free, held, low, high, self.label,
-            self.power, self.prior_mean, self.prior_ivar, self.max_iter, numba.get_num_threads(),
-            x, cov, second, numbers, counts, z)
-        return self._rows(x, cov, second, numbers, counts, z, spectrum_status)
+        task = (self.starts, self.linear, self.free, held, low, high, self.label, self.power,
+                self.prior_mean, self.prior_ivar, self.max_iter)
+        found = (x, cov, second, numbers, counts, z)
+
+        def over_pixels(first, n_row):
+            pixels.fit_stars(first, n_row, flux, flux_at, ivar, ivar_at, swap, *model_arrays, *task, *found)
+
+        def work(first, n_row, place):
+            if self.solver == "pixels":
+                over_pixels(first, n_row)
+                return
+            kernel.fit_block(first, n_row, place, flux, flux_at, ivar, ivar_at, swap, *model_arrays, *self.tiles,
+                             *task, self._scratch(), *found)
+            for m in first + np.flatnonzero(counts[first:first + n_row, 3] == pixels.TRY_PIXELS):
+                n_iter = counts[m, 2]
+                over_pixels(m, 1)
+                counts[m, 2] += n_iter
+
+        work(0, 0, 0)               # no star: where the kernel has to be loaded or compiled, that is here
+        offset, started = first_row % sums.BLOCK, []
+        for start in range(-offset, n_star, sums.BLOCK):
+            first = max(start, 0)
+            n_row = min(start + sums.BLOCK, n_star) - first
+            started.append(_pool(numba.get_num_threads()).submit(work, first, n_row, first - start))
+
+        def finish():
+            for one in started:
+                one.result()
+            return self._rows(x, cov, second, numbers, counts, z, spectrum_status)
+
+        return finish
+
+    def _scratch(self):
+        """This thread's scratch arrays."""
+        shape = (*self.tiles[1].shape, self.theta.shape[1], len(self.label))
+        if shape not in _own.__dict__:
+            _own.__dict__[shape] = sums.scratch(*shape)
+        return _own.__dict__[shape]
 
     def _rows(self, x, cov, second, numbers, counts, z, spectrum_status):
         """Kernel output in label units, with status words."""
@@ -247,9 +299,9 @@ def prepare(model, *, solver="auto", starts=0, seed=1, max_iter=50, margin=0.5, 
 def _tiles(constant, theta, s2, ivar_scale):
     """What kernels/sums.py needs besides: float32 copies, and tiles of theta and of its products."""
     theta_tiles = sums.tiled(theta)
-    return (constant.astype(np.float32), theta_tiles.astype(np.float32), s2.astype(np.float32),
-            ivar_scale.astype(np.float32), sums.pairs_of(theta),
-            np.ascontiguousarray(theta_tiles.transpose(0, 2, 1)))
+    theta_rows = np.ascontiguousarray(theta_tiles.transpose(0, 2, 1))
+    return (constant.astype(np.float32), sums.padded(theta_tiles), s2.astype(np.float32),
+            ivar_scale.astype(np.float32), sums.pair_rows(theta_rows), theta_rows)
 
 
 def fit(model, flux, ivar, *, first_row=0, fixed_values=None, spectrum_status=None, **options):

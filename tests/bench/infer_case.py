@@ -63,7 +63,8 @@ def quickest(function, repeats=5):
 def product_time(fitter, n_block=64):
     """Seconds per star of the bare float32 products, weights @ pairs and weighted residuals @ theta, in blocks of
     64 stars on all threads."""
-    pairs = fitter.tiles[4].reshape(-1, fitter.tiles[4].shape[2])[:fitter.model.n_pix]
+    pairs = np.ascontiguousarray(fitter.tiles[4].transpose(0, 2, 1)).reshape(-1, fitter.tiles[4].shape[1])
+    pairs = pairs[:fitter.model.n_pix]
     theta = np.ascontiguousarray(fitter.theta, np.float32)
     weights = np.random.default_rng(1).random((64, fitter.model.n_pix), np.float32)
 

@@ -105,10 +105,12 @@ def equations(problem, x, pixels, prior_mean=None, prior_ivar=None):
     label, power = terms.factors_of(powers)
     n_term, n_label = powers.shape
     zero = np.zeros(n_label)
-    out = [np.empty(n_term), np.empty(label.shape), np.empty(n_term), np.empty((n_label, n_term)),
+    out = [np.empty(n_term), np.empty(label.shape), np.empty(n_term), np.empty((2, n_label + 1, n_term)),
            np.empty((n_label, n_label)), np.empty((n_label, n_label)), np.empty(n_label)]
+    if not pixels:
+        theta, residual, weight = theta[:0], residual[:0], weight[:0]
     chi2, objective = minimise._equations(
-        pixels, x, label, power, matrix, vector, constant, theta, residual, weight,
+        x, label, power, matrix, vector, constant, theta, residual, weight,
         zero if prior_mean is None else prior_mean, zero if prior_ivar is None else prior_ivar, *out)
     return chi2, objective, *out[4:]
 
@@ -140,12 +142,17 @@ def test_objective_and_derivatives(problem, pixels):
     np.testing.assert_allclose(hessian, jacobian.T @ (weight[:, None] * jacobian) + np.diag(ivar), rtol=1e-7)
 
 
-def descend(problem, x, free=(0, 1, 2), pixels=False, max_iter=50):
+def descend(problem, x, free=(0, 1, 2), pixels=False, max_iter=50, known=()):
+    """known: (x, hessian, objective) of minima."""
     powers, theta, residual, weight, matrix, vector, constant = problem
     label, power = terms.factors_of(powers)
     x, hessian, zero = np.array(x, float), np.empty((3, 3)), np.zeros(3)
-    return x, minimise.descend(pixels, x, np.array(free), label, power, matrix, vector, constant, theta, residual,
-                               weight, zero, zero, max_iter, hessian)
+    there = [np.array([one[k] for one in known], float).reshape(-1, *shape)
+             for k, shape in enumerate(((3,), (3, 3), ()))]
+    if not pixels:
+        theta, residual, weight = theta[:0], residual[:0], weight[:0]
+    return x, minimise.descend(x, np.array(free), label, power, matrix, vector, constant, theta, residual,
+                               weight, zero, zero, max_iter, hessian, *there)
 
 
 @pytest.mark.parametrize("pixels", [True, False])
@@ -180,6 +187,18 @@ def test_descent_from_its_solution_and_with_few_iterations(problem):
     assert state == minimise.ITERATION_LIMIT and n_iter == 2
 
 
+def test_descent_ends_near_a_known_minimum(problem):
+    """Half an error bar from it; not where it is elsewhere, or higher than where the descent has come."""
+    there, (chi2, _, n_iter, _) = descend(problem, [0, 0, 0])
+    hessian = equations(problem, there, False)[2]
+    x, (_, _, n_short, state) = descend(problem, [0, 0, 0], known=[(there, hessian, chi2)])
+    assert state == minimise.KNOWN and 1 < n_short < n_iter
+    assert (x - there) @ hessian @ (x - there) > minimise.DIFFERENT ** 2          # before the step
+    for other in ((there + 5, hessian, chi2), (there, hessian, np.inf)):
+        x, (again, _, n_same, state) = descend(problem, [0, 0, 0], known=[other])
+        assert (state, again, n_same) == (minimise.CONVERGED, chi2, n_iter) and (x == there).all()
+
+
 def test_factor_and_inverse(rng):
     root = rng.normal(size=(4, 4)) * np.array([1, 1e3, 1e-3, 1])
     matrix, free = root.T @ root, np.array([0, 1, 3])
@@ -209,18 +228,23 @@ def test_linear_start(problem):
 
 # --- sums -----------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("n_pix", [1, 15, 1100, 1101, 2500])
+@pytest.mark.parametrize("n_pix", [1, 15, 1100, 1101, 2500, 77 * 1100 + 1, 130000])
 def test_tiles_hold_every_pixel_once(rng, n_pix):
     theta = rng.normal(size=(n_pix, 3))
     tiles = sums.tiled(theta)
     flat = tiles.reshape(-1, 3)
     np.testing.assert_array_equal(flat[:n_pix], theta)
-    assert (flat[n_pix:] == 0).all() and tiles.shape[1] % 16 == 0 and len(flat) - n_pix < 16 * len(tiles)
+    assert (flat[n_pix:] == 0).all() and tiles.shape[1] % 16 == 0
+    assert 0 <= len(flat) - n_pix < min(16 * len(tiles), tiles.shape[1])
     pairs = sums.pairs_of(theta).reshape(-1, 6)
     expected = [theta[:, i] * theta[:, j] for i in range(3) for j in range(i, 3)]
     np.testing.assert_array_equal(pairs[:n_pix], np.array(expected, np.float32).T)
-    matrix = np.empty((3, 3))
-    sums.spread_pairs(np.arange(6.0), matrix)
+    wide = sums.padded(tiles)
+    assert wide.shape[2] == 16 and (wide[:, :, 3:] == 0).all()
+    np.testing.assert_array_equal(wide[:, :, :3], tiles.astype(np.float32))
+    matrix, columns = np.empty((3, 3)), np.full((6, 64), np.nan)
+    columns[:, 7] = np.arange(6)
+    sums.spread_pairs(columns[:, 7], matrix)
     assert (matrix == [[0, 1, 2], [1, 3, 4], [2, 4, 5]]).all()
 
 
@@ -230,16 +254,17 @@ def test_products_against_float64(rng):
     theta = rng.normal(size=(n_pix, n_term))
     weight, residual = rng.uniform(0, 1e4, (64, n_pix)), rng.normal(size=(64, n_pix))
     tile = lambda a: np.ascontiguousarray(sums.tiled(a.T).transpose(0, 2, 1), np.float32)  # noqa: E731
-    pairs = sums.pairs_of(theta)
-    sum_m, sum_b = np.empty((64, 15)), np.empty((64, n_term))
-    sums.add_products(tile(weight), tile(weight * residual), pairs, sums.tiled(theta).astype(np.float32),
-                      np.empty((64, 15), np.float32), np.empty((64, n_term), np.float32), sum_m, sum_b)
+    tiles = sums.tiled(theta)
+    pairs = sums.pair_rows(np.ascontiguousarray(tiles.transpose(0, 2, 1)))
+    sum_m, sum_b = np.empty((15, 64)), np.empty((64, 16))
+    sums.add_products(tile(weight), tile(weight * residual), pairs, sums.padded(tiles),
+                      np.empty((15, 64), np.float32), np.empty((64, 16), np.float32), sum_m, sum_b)
     for k in (0, 17, 63):
         full = theta.T @ (weight[k][:, None] * theta)
         matrix = np.empty((n_term, n_term))
-        sums.spread_pairs(sum_m[k], matrix)
+        sums.spread_pairs(sum_m[:, k], matrix)
         np.testing.assert_allclose(matrix, full, atol=1e-6 * np.abs(full).max())
-        np.testing.assert_allclose(sum_b[k], theta.T @ (weight[k] * residual[k]), atol=1e-5 * full.max())
+        np.testing.assert_allclose(sum_b[k, :n_term], theta.T @ (weight[k] * residual[k]), atol=1e-5 * full.max())
 
 
 # --- both solvers ---------------------------------------------------------------------------------
