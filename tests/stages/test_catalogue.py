@@ -406,3 +406,48 @@ def test_a_text_is_no_label(galah):
 def test_empty_catalogue(apogee):
     out, reject = mapped(apogee, apogee_rows(0))
     assert len(out) == 0 and all(len(r) == 0 for r in reject.values())
+
+
+# --- the surveys' own lists of columns -------------------------------------------------------------------------
+
+KINDS = {"float32": "f4", "float64": "f8", "int16": "i2", "int32": "i4", "int64": "i8", "float": "f8",
+         "integer": "i8", "string": "S32"}
+
+
+def listed_columns(path, name):
+    """{name: schema.Column} of a survey's published list of columns, and the rows (zeros) of such a table."""
+    table = pytest.importorskip("astropy.table", reason="astropy reads the ECSV").Table.read(path, format="ascii.ecsv")
+    columns, fields = {}, []
+    for row in table:
+        kind, _, size = row["type"].rstrip("]").partition("[")
+        dtype = f"S{size}" if kind == "char" else KINDS[kind]
+        shape = (int(size),) if size and kind != "char" else ()
+        columns[row[name]] = schema.Column(row[name], dtype, shape=shape)
+        fields.append((row[name], columns[row[name]].numpy_dtype, shape))
+    return columns, np.zeros(3, fields)
+
+
+@pytest.mark.parametrize("release, name", [("apogee_dr16_allstar", "name"), ("galah_dr3_allstar_v1", "name_v1")])
+def test_every_column_is_found_in_the_surveys_own_list(shared, apogee, galah, release, name):
+    """All 226 columns of DR16's allStar, and those of GALAH DR3 version 1: ids, labels with errors, flags, cuts,
+    positions and paths are found, and with the types that they have there."""
+    columns, rows = listed_columns(shared / "data" / "catalogues" / f"schema_{release}.ecsv", name)
+    survey = apogee if "apogee" in release else galah
+    for selection_name in survey.catalogue.selections:
+        mapping = Mapping(survey, columns, release, selection_name)
+        assert not mapping.skipped_cuts and len(mapping.cuts) == 3 and mapping.spectrum is not None
+        assert all(flag is not None for flag in mapping.flags.values()) and mapping.position is not None
+        for label, reader in mapping.labels.items():
+            assert reader.value is not None, label
+            assert reader.error is not None or (label, survey.survey) == ("vmicro", "galah"), label
+        if survey.survey == "apogee":
+            assert mapping.labels["vbroad"].choice is not None and len(columns) == 226
+            # The named tags, not the arrays: calibrated values.
+            assert [r.value.name for r in mapping.labels.values()] == [
+                "TEFF", "LOGG", "M_H", "ALPHA_M", "VMICRO", "VMACRO"]
+            assert mapping.selection.where == () or not any(t.skipped for t in mapping.where)
+        found = {n for n, r in mapping.others.items() if r is not None}
+        gaia = {"parallax", "e_parallax", "r_est", "r_lo", "r_hi", "dr2_source_id", "snr"}
+        assert gaia <= found, gaia - found
+        out, reject = mapping.rows(rows[mapping.needed], np.arange(3))
+        assert len(out) == 3 and (reject != 0).all()                # zeros pass no S/N cut
