@@ -22,7 +22,7 @@ WORKERS ?= 2
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install venv demo paper check-demo test faults slurm man lint bench peers real clean
+.PHONY: help install venv demo paper check-demo test faults slurm man lint bench bench-full peers real clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\)[a-z -]*:.*## /\1\t/p' Makefile | expand -t 12

@@ -5,9 +5,8 @@ says why; the counts go to standard error. Give -m MODEL -o LABELS once per mode
 
 Examples:
   cc-infer spectra.fits -m acgs.model.fits -o acgs.labels.fits
-  cc-infer spectra.fits -m acgs.model.fits -o acgs.labels.fits -m acaa.model.fits -o acaa.labels.fits
-  --starts 10 cc-resample stars.fits --recipe galah_dr3 -o - | cc-infer - -m gcgs.model.fits -o - | cc-flag -
-  -m gcgs.model.fits -o out.fits
+  cc-infer spectra.fits -m acgs.model.fits -o acgs.labels.fits -m acaa.model.fits -o acaa.labels.fits --starts 10
+  cc-resample stars.fits --recipe galah_dr3 -o - | cc-infer - -m m.fits -o - | cc-flag - -m m.fits -o flagged.fits
 """
 from cannonkit import cli, config
 

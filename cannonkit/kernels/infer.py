@@ -75,7 +75,6 @@ def fit_block(first, n_row, place, flux_rows, flux_at, ivar_rows, ivar_at, swap,
     n_tile, tile, n_column = theta32.shape
     words, values = np.empty((2, tile), dtype=np.uint32), np.empty(tile, dtype=np.float32)
     ratio, ratio_s2 = np.empty(n_pix, dtype=np.float32), np.empty(n_pix, dtype=np.float32)
-    keys = np.empty(n_pix, dtype=np.int32)
     weights, weighted, product_m, product_b, sum_m, sum_b, matrix, model, pull = scratch
     terms, slope_v = np.zeros((BLOCK, n_all)), np.empty((BLOCK, n_column))
     full = np.empty((n_all, n_all))
@@ -92,7 +91,7 @@ def fit_block(first, n_row, place, flux_rows, flux_at, ivar_rows, ivar_at, swap,
     for m in range(first, first + n_row):
         clear(x[m], cov[m], second[m], numbers[m], counts[m], z[m])
     read_block(flux_rows, flux_at, ivar_rows, ivar_at, swap, first, n_row, place, constant32, s2_32,
-               ivar_scale32, words, values, weights, weighted, ratio, ratio_s2, keys, numbers, counts)
+               ivar_scale32, words, values, weights, weighted, ratio, ratio_s2, numbers, counts)
     add_products(weights, weighted, pairs, theta32, product_m, product_b, sum_m, sum_b)
     for k in range(n_row):
         m, at = first + k, place + k

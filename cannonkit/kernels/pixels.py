@@ -194,14 +194,13 @@ def fit_stars(first, n_row, flux_rows, flux_at, ivar_rows, ivar_at, swap, consta
     flux, ivar = words[0].view(np.float32), words[1].view(np.float32)
     residual, weight = np.empty(n_pix), np.empty(n_pix)
     ratio, ratio_s2 = np.empty(n_pix, dtype=np.float32), np.empty(n_pix, dtype=np.float32)
-    keys = np.empty(n_pix, dtype=np.int32)
     for m in range(first, first + n_row):
         clear(x[m], cov[m], second[m], numbers[m], counts[m], z[m])
         read_floats(flux_rows[m], flux_at, swap, n_pix, words[0])
         read_floats(ivar_rows[m], ivar_at, swap, n_pix, words[1])
         n_used, n_bad = weigh(flux, ivar, constant, s2, ivar_scale, residual, weight, ratio, ratio_s2)
-        numbers[m, 2] = median(ratio, n_used, keys)
-        numbers[m, 3] = median(ratio_s2, n_used, keys)
+        numbers[m, 2] = median(ratio, n_used)
+        numbers[m, 3] = median(ratio_s2, n_used)
         counts[m, 0] = n_used
         counts[m, 1] = n_bad
         state = cannot_fit(n_used, free, fixed[m], n_label)

@@ -15,7 +15,7 @@ LARGEST_FLUX = np.float32(1e7)
 # The smallest normal float32: below it are the subnormals.
 SMALLEST_IVAR = np.float32(1.1754944e-38)
 
-# The key (see ordered_keys) of +inf, and one below all keys.
+# The key (see to_ordered_keys) of +inf, and one below all keys.
 INFINITE = np.int32(2139095040)
 SMALLEST_KEY = np.int32(-2147483648)
 
@@ -48,11 +48,10 @@ def is_sane(flux, ivar):
 
 
 @njit(cache=True)
-def ordered_keys(values, keys):
-    """Integers in the order of the floats: fill keys (int32) from the bits of values (float32, no NaN)."""
-    bits = values.view(np.int32)
-    for p in range(keys.size):
-        keys[p] = bits[p] ^ ((bits[p] >> np.int32(31)) & np.int32(0x7fffffff))
+def to_ordered_keys(bits):
+    """Make of the bits (int32) of floats (no NaN), in place, integers in the order of the floats."""
+    for p in range(bits.size):
+        bits[p] ^= (bits[p] >> np.int32(31)) & np.int32(0x7fffffff)
 
 
 @njit(cache=True)
@@ -117,17 +116,20 @@ def _bracket(keys, below, sample):
 
 
 @njit(cache=True)
-def median(values, n_used, keys):
+def median(values, n_used):
     """Exact median of the n_used smallest of `values` (float32; pixels not used hold +inf), NaN if n_used is 0.
+
+    `values` is overwritten.
 
     A search on integer keys for one of the middle rank: each step counts, which the processor does 16 values at
     a time; about eight passes of 0.15 us for 8,575 pixels, where a selection that moves values takes 80 us. A step
     goes where the key would be if those between the ends were evenly spread, each third one to the middle of the
-    ends; the last few keys are visited one by one from the nearer end. `keys` (int32) is scratch.
+    ends; the last few keys are visited one by one from the nearer end.
     """
     if n_used == 0:
         return np.nan
-    ordered_keys(values, keys)
+    keys = values.view(np.int32)
+    to_ordered_keys(keys)
     below = (n_used - 1) // 2        # so many before the median, or before the lower of the two middle values
     low, high, n_low, n_high = _bracket(keys, below, np.empty(64, dtype=np.int32))
     step = 0

@@ -141,11 +141,11 @@ def weighted_square(residual, weight):
 
 @njit(cache=True)
 def read_block(flux_rows, flux_at, ivar_rows, ivar_at, swap, first, n_star, place, constant, s2, ivar_scale,
-               words, values, weights, weighted, ratio, ratio_s2, keys, numbers, counts):
+               words, values, weights, weighted, ratio, ratio_s2, numbers, counts):
     """Read the stars first .. first + n_star - 1 into rows place ... of the float32 tiles.
 
     weights, weighted (n_tile, 64, tile) take w and w r; words (2, tile) uint32, values (tile,) float32,
-    ratio, ratio_s2, keys (n_pix,) are scratch. numbers[:, 2:4] and counts[:, 0:2] are filled.
+    ratio, ratio_s2 (n_pix,) are scratch. numbers[:, 2:4] and counts[:, 0:2] are filled.
     """
     n_pix = constant.size
     for k in range(n_star):
@@ -166,8 +166,8 @@ def read_block(flux_rows, flux_at, ivar_rows, ivar_at, swap, first, n_star, plac
             weighted_residual(flux, constant[at:end], weight, weighted[t, place + k, :n])
             signal_to_noise(flux, ivar, ratio[at:end])
             signal_to_noise(flux, weight, ratio_s2[at:end])
-        numbers[m, 2] = median(ratio, n_used, keys)
-        numbers[m, 3] = median(ratio_s2, n_used, keys)
+        numbers[m, 2] = median(ratio, n_used)
+        numbers[m, 3] = median(ratio_s2, n_used)
         counts[m, 0] = n_used
         counts[m, 1] = n_bad
 
