@@ -28,6 +28,7 @@ PARTS = {
     "repeat selection": Part(("*_repeats.fits",), ("training",), "repeat observations (cc-crossmatch)"),
     "spectra": Part(("*_spectra.fits",), ("spectra",), "spectra on one grid (cc-resample)"),
     "model": Part(("*.model.fits",), ("model",), "models (cc-train)"),
+    "relation": Part(("vmicro/*.model.fits",), ("model",), "models with GALAH's relation for v_micro (figure A3)"),
     "labels": Part(("*.final.fits", "*.flagged.fits", "*.labels.fits"), ("labels",),
                    "labels of every spectrum (cc-infer, cc-flag, cc-errors apply)"),
     "repeats": Part(("*.repeats.fits",), ("labels",), "labels of the repeat observations (cc-infer)"),

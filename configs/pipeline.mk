@@ -93,6 +93,18 @@ $(MODELS:%=$(RUN)/%.model.fits): $(RUN)/%.model.fits: $(RUN)/training.fits $(CON
 	cc-train $(filter %_spectra.fits,$^) --training $(RUN)/training.fits --labels $(LABELS) \
 	    $(TRAIN_OPTIONS) -o $@ $(CC)
 
+# Figure A3 of the paper, an experiment: ACAA with GALAH's relation for v_micro. `make figure-a3`, then the report.
+VMICRO_RECIPE ?= $(HERE)apogee_galah_vmicro.yaml
+.PHONY: figure-a3
+figure-a3: $(RUN)/vmicro/acaa.model.fits
+
+$(RUN)/vmicro/training.fits: $(APOGEE) $(GALAH) $(VMICRO_RECIPE) $(APOGEE_RECIPE) $(GALAH_RECIPE)
+	mkdir -p $(@D)
+	cc-crossmatch $(APOGEE) $(GALAH) --recipe $(VMICRO_RECIPE) -o $@ $(CC)
+
+$(RUN)/vmicro/acaa.model.fits: $(RUN)/vmicro/training.fits $(RUN)/apogee_spectra.fits $(CONFIG)
+	cc-train $(RUN)/apogee_spectra.fits --training $< --labels apogee $(TRAIN_OPTIONS) -o $@ $(CC)
+
 # --- labels of every spectrum: both models of a survey in one pass -------------------------------
 $(RUN)/acgs.labels.fits $(RUN)/acaa.labels.fits &: $(RUN)/apogee_spectra.fits $(RUN)/acgs.model.fits $(RUN)/acaa.model.fits $(CONFIG)
 	cc-infer $< -m $(RUN)/acgs.model.fits -o $(RUN)/acgs.labels.fits \
@@ -150,7 +162,8 @@ REPORTED := training apogee_catalogue galah_catalogue apogee_repeats galah_repea
 RECIPES := $(if $(filter-out $(HERE)apogee_dr16.yaml $(HERE)galah_dr3.yaml,$(APOGEE_RECIPE) $(GALAH_RECIPE)), \
     --recipes $(APOGEE_RECIPE)$(comma)$(GALAH_RECIPE))
 
-$(RUN)/report/index.html: $(REPORTED:%=$(RUN)/%.fits) $(CONFIG) $(wildcard $(RUN)/truth.fits $(RUN)/clusters.fits \
+$(RUN)/report/index.html: $(REPORTED:%=$(RUN)/%.fits) $(CONFIG) $(wildcard $(RUN)/truth.fits \
+    $(RUN)/clusters.fits $(RUN)/vmicro/*.model.fits \
     $(RUN)/mock/truth.fits $(RUN)/mock/clusters*.fits)
 	cc-report page $(RUN) -o $(RUN)/report $(RECIPES) $(CC)
 

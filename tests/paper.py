@@ -137,6 +137,12 @@ def main():
         steps.step(f"train {name}", [["cc-train", f"{survey}_spectra.fits", "--training", "training.fits", "--labels",
                                       labels, "--config", str(CONFIGS / "cannon.yaml"), "--scatter", scatter, "-o",
                                       f"{name}.model.fits", *quiet]], [f"{name}.model.fits"])
+    (args.run / "vmicro").mkdir(exist_ok=True)
+    matched("cross-match for figure A3", [tables["apogee"], tables["galah"], "--recipe", "apogee_galah_vmicro"],
+            "vmicro/training.fits")
+    steps.step("train for figure A3", [["cc-train", "apogee_spectra.fits", "--training", "vmicro/training.fits",
+                                        "--labels", "apogee", "--config", str(CONFIGS / "cannon.yaml"), "--scatter",
+                                        scatter, "-o", "vmicro/acaa.model.fits", *quiet]], ["vmicro/acaa.model.fits"])
     for kind, product, what in (("catalogue", "labels", "labels"), ("repeats", "repeats", "labels of repeats")):
         for survey in RECIPES:
             table = f"{survey}_{kind}.fits"

@@ -292,6 +292,8 @@ def make(folder, rng, n_common=500, n_only=200, mock=True):
         found[name] = inferred(fitted[name], stars, rng)
         rows[name] = write_labels(folder, fitted[name], stars, *found[name], mock, rng)
         write_errors(folder, fitted[name], mock, rng)
+    (folder / "vmicro").mkdir(exist_ok=True)
+    write_model(folder / "vmicro", fitted["acaa"], stars, mock)
     for name in ("acgs", "gcgs"):
         write_spectra(folder, fitted[name], stars, mock, rng)
     for scale, names in (("galah", ("acgs", "gcgs")), ("apogee", ("acaa", "gcaa"))):

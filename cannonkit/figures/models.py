@@ -18,12 +18,12 @@ def describe(file):
     return f"{spectra.upper()} spectra, {scale.upper()} labels"
 
 
-def cross_validation(run, name):
-    """(labels {name: unit}, input (n, n_label), predicted (n, n_label)) of a model's training stars.
+def cross_validation(run, name, kind="model"):
+    """(labels {name: unit}, input (n, n_label), predicted (n, n_label)) of the training stars of a model (of a kind).
 
     predicted is NaN where the model was trained without cross-validation.
     """
-    file = run.file("model", name)
+    file = run.file(kind, name)
     units = common.read_units(run, file)
     labels = [n for n in units if n in file.columns]
     columns = run.read(file, ["used", *labels, *[f"cv_{n}" for n in labels if f"cv_{n}" in file.columns]])
@@ -49,6 +49,26 @@ def one_to_one(run, settings):
         out.append(agreement_item("one-to-one", f"one-to-one-{name}", title, PAPER.get(name, "Figure 3"), text, units,
                                   given, found, [file], settings, "input label", "cross-validated label"))
     return out
+
+
+def with_relation(run, settings):
+    """Figure A3: cross-validation of a model whose v_micro is GALAH's relation in the labels' Teff and log g."""
+    kind = "relation" if run.files["relation"] or run.root is not None else "model"
+    out = []
+    for name, file in run.files[kind].items():
+        units, given, found = cross_validation(run, name, kind)
+        title = f"{common.shout(name)} with GALAH's relation for v_micro"
+        if not np.isfinite(found).any():
+            out.append(Missing(title, f"{file.path} was trained without cross-validation (--cross-validate)"))
+            continue
+        text = (f"As the figure of {common.shout(name)}, but trained with v_micro from GALAH's relation in the labels' "
+                f"Teff and log g in place of a fitted one ({describe(file)}).")
+        if file.mock:
+            text += " Planted: in the mock, the fitted v_micro is truth with a large error, and the relation has none."
+        out.append(agreement_item("vmicro-relation", f"vmicro-relation-{name}", title, "Figure A3", text, units, given,
+                                  found, [file], settings, "input label", "cross-validated label"))
+    return out or [Missing("A model with GALAH's relation for v_micro",
+                           "no vmicro/*.model.fits (make -f configs/pipeline.mk figure-a3)")]
 
 
 def agreement_item(figure, name, title, paper, text, units, given, found, files, settings, x_text, y_text):

@@ -19,6 +19,7 @@ FIGURES = {
     "survey-differences": Entry("The surveys and their common stars", surveys.survey_differences, ("training",)),
     "spectra": Entry("The surveys and their common stars", spectra.spectra, ("spectra",)),
     "one-to-one": Entry("The models", models.one_to_one, ("model",)),
+    "vmicro-relation": Entry("The models", models.with_relation, ("relation", "model")),
     "coefficients": Entry("The models", models.coefficients, ("model",)),
     "residuals": Entry("The models", models.residuals, ("model", "spectra", "labels")),
     "before-after": Entry("Labels on one scale", labels.tables, ("training", "labels")),

@@ -74,8 +74,8 @@ def commands_of(text):
     return [html.unescape(c) for c in re.findall(r'<code class="command">(.*?)</code>', text, re.S)]
 
 
-@pytest.mark.parametrize("figure", ["kiel", "survey-differences", "one-to-one", "residuals", "label-differences",
-                                    "clusters", "flags", "precision", "truth"])
+@pytest.mark.parametrize("figure", ["kiel", "survey-differences", "one-to-one", "vmicro-relation", "residuals",
+                                    "label-differences", "clusters", "flags", "precision", "truth"])
 def test_command_of_a_caption_makes_the_same(page, tmp_path, monkeypatch, figure):
     folder, text = page
     monkeypatch.chdir(tmp_path)
@@ -155,6 +155,14 @@ def test_cross_validation(made, page):
         assert result["median"].tolist() == pytest.approx(np.median(d, axis=0))
         assert result["scatter"].tolist() == pytest.approx([half_range(x) for x in d.T])
         assert result["rms"].tolist() == pytest.approx(np.sqrt((d ** 2).mean(axis=0)))
+
+
+def test_figure_a3_is_an_entry_of_its_own(page):
+    folder, text = page
+    assert "Figure A3" in text and "Planted: in the mock" in text
+    assert (folder / "figures" / "vmicro-relation-acaa.png").is_file()
+    a3, plain = (table(folder / "tables" / f"{n}-acaa.ecsv") for n in ("vmicro-relation", "one-to-one"))
+    assert a3["scatter"].tolist() == plain["scatter"].tolist()     # the synthetic run has the same model twice
 
 
 def test_truth_is_compared_on_the_scale_of_the_model(made, page):
