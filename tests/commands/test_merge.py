@@ -147,6 +147,22 @@ def test_stars_of_both_surveys_point_at_each_other(made):
     assert np.all(schema.text(rows["other_id"][rows["other_row"] == schema.NULL_ID]) == "")
 
 
+def test_stars_are_paired_by_gaia_id_where_the_pair_says_so(made, root, inside, tmp_path):
+    folder = made[0]
+    text = (root / "configs" / "apogee_galah.yaml").read_text()
+    text = text.replace('["{star_id}"]', '["{dr3_source_id}"]').replace('["2M{star_id}"]', '["{dr3_source_id}"]')
+    (tmp_path / "pair.yaml").write_text(text)
+    assert text.count("dr3_source_id") == 2
+    assert inside("merge", "catalogue", folder / "acgs.fits", folder / "gcgs.fits", *surveys(folder), "--pair",
+                  tmp_path / "pair.yaml", "-o", tmp_path / "o.fits", "--quiet") == 0
+    rows, _ = products.read(tmp_path / "o.fits")
+    has = np.flatnonzero(rows["other_row"] != schema.NULL_ID)
+    assert len(has) == 2 * (N_A - 1)                             # all of APOGEE but one: GALAH's row 5 has no Gaia id
+    assert np.array_equal(rows["dr3_source_id"][has], rows["dr3_source_id"][rows["other_row"][has]])
+    assert rows["other_row"][0] == N_A and np.array_equal(rows["teffCann"], products.read(
+        folder / "scaled.fits")[0]["teffCann"], equal_nan=True)
+
+
 def test_best_has_one_row_per_star(made):
     rows, _ = products.read(made[0] / "scaled.fits")
     best, source = products.read(made[0] / "best.fits")
