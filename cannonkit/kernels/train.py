@@ -29,6 +29,7 @@ import numpy as np
 from numba import njit
 
 from cannonkit.kernels import dense, scatter
+from cannonkit.kernels.copying import copy_matrix, copy_vector
 from cannonkit.kernels.spectrum import is_sane
 
 N_BLOCK = 32
@@ -176,6 +177,25 @@ def _multiply(a, b, product):
 
 
 @njit(cache=True)
+def _fill(vector, value):
+    for k in range(vector.shape[0]):
+        vector[k] = value
+
+
+@njit(cache=True)
+def _add(part, total):
+    for p in range(total.shape[0]):
+        for k in range(total.shape[1]):
+            total[p, k] += part[p, k]
+
+
+@njit(cache=True)
+def _subtract(a, b, difference):
+    for k in range(difference.shape[0]):
+        difference[k] = a[k] - b[k]
+
+
+@njit(cache=True)
 def _unpack(sums, pair_index, matrix):
     """The symmetric matrix (n_term, n_term) from its distinct sums."""
     n_term = pair_index.shape[0]
@@ -234,7 +254,7 @@ def _trace_ratios(block, basis, todo, work):
 def _residuals(block, basis, todo, work):
     """work.two[a] = F - V theta of pixel todo[a]."""
     for a in range(todo.size):
-        work.small[a] = block.theta[todo[a]]
+        copy_vector(block.theta[todo[a]], work.small[a])
     np.dot(work.small[:todo.size], basis.design_t, work.two[:todo.size])
     for a in range(todo.size):
         flux = block.flux[todo[a]]
@@ -351,8 +371,7 @@ def _polish(block, basis, todo, work, theta_tolerance, s2_tolerance, start, left
             np.dot(work.one[:n_now], basis.design, work.small[:n_now])
             for a in range(n_now):
                 p = now[a]
-                for k in range(n_term):
-                    mixed[p, k] = work.small[a, k]
+                copy_vector(work.small[a], mixed[p])
                 dense.solve(block.n_dependent[p], block.factor[p], block.scale[p], mixed[p], along[p])
                 coupling[p] = _dot(mixed[p], along[p])
         n_next = 0
@@ -620,7 +639,7 @@ def _fit_block(rule, block, basis, rules, first, todo, work):
         _scan_exactly(rule, block, basis, rules, first, few[:n_few], work, at_zero, n_candidate, low, high, start)
         for p in few[:n_few]:
             s2[p] = 0.0
-            theta[p] = best_theta[p]
+            copy_vector(best_theta[p], theta[p])
     for p in todo:
         best_s2[p] = s2[p]
         if at_zero[p] and n_candidate[p] > 0:
@@ -631,8 +650,7 @@ def _fit_block(rule, block, basis, rules, first, todo, work):
             for p in todo:
                 if c < n_candidate[p] and exactly[p] == (bracketed == 1):
                     s2[p] = start[p, c]
-                    for k in range(theta.shape[1]):
-                        theta[p, k] = first_theta[p, k]
+                    copy_vector(first_theta[p], theta[p])
                     memory[p, 0] = np.nan
                     memory[p, 1] = np.nan
                     memory[p, 2] = np.log(low[p, c]) if low[p, c] > 0.0 else -np.inf
@@ -650,12 +668,10 @@ def _fit_block(rule, block, basis, rules, first, todo, work):
                     if value < best[p]:
                         best[p] = value
                         best_s2[p] = s2[p]
-                        for k in range(theta.shape[1]):
-                            best_theta[p, k] = theta[p, k]
+                        copy_vector(theta[p], best_theta[p])
                     if c == n_candidate[p] - 1:
                         s2[p] = best_s2[p]
-                        for k in range(theta.shape[1]):
-                            theta[p, k] = best_theta[p, k]
+                        copy_vector(best_theta[p], theta[p])
 
 
 @njit(cache=True)
@@ -745,7 +761,7 @@ def _settle(rule, block):
     """Unusable pixels get theta 0 and s2 infinite; zero scatter is marked where it was looked for."""
     for p in range(block.s2.shape[0]):
         if block.status[p] & UNUSABLE:
-            block.theta[p] = 0.0
+            _fill(block.theta[p], 0.0)
             block.s2[p] = np.inf
         elif block.s2[p] == 0.0 and rule != NONE and rule != FIXED:
             block.status[p] |= AT_ZERO
@@ -783,7 +799,7 @@ def fit_block(rule, flux, ivar, ivar_scale, order, basis, rules, s2_given, first
             _fit_block(rule, block, basis, rules, at, chosen, work)
         _settle(rule, block)
         for p in range(high - low):
-            theta[at + p] = block.theta[p]
+            copy_vector(block.theta[p], theta[at + p])
             s2[at + p] = block.s2[p]
             status[at + p] = block.status[p]
             n_good[at + p] = block.n_good[p]
@@ -814,18 +830,27 @@ def _fold_shares(block, basis, fold_start, work, fold_sums, fold_right, fold_squ
         _multiply(work.one[p], block.flux[p], work.two[p])
     for k in range(fold_start.shape[0] - 1):
         lo, hi = fold_start[k], fold_start[k + 1]
-        fold_sums[k] = np.dot(np.ascontiguousarray(work.one[:, lo:hi]), basis.products[lo:hi])
-        fold_right[k] = np.dot(np.ascontiguousarray(work.two[:, lo:hi]), basis.design[lo:hi])
+        part = np.empty((work.one.shape[0], hi - lo))
+        copy_matrix(work.one[:, lo:hi], part)
+        np.dot(part, basis.products[lo:hi], fold_sums[k])
         if fold_squares.shape[0] > 0:
-            part = np.ascontiguousarray(work.one[:, lo:hi])
-            fold_squares[k] = np.dot(part * part, basis.products[lo:hi])
+            for p in range(part.shape[0]):
+                _multiply(part[p], part[p], part[p])
+            np.dot(part, basis.products[lo:hi], fold_squares[k])
+        copy_matrix(work.two[:, lo:hi], part)
+        np.dot(part, basis.design[lo:hi], fold_right[k])
 
 
 @njit(cache=True)
 def _median_without(ivar, residual, first, stop):
     """The median rule over the stars outside [first, stop)."""
-    return scatter.median_rule(np.concatenate((ivar[:first], ivar[stop:])),
-                               np.concatenate((residual[:first], residual[stop:])))
+    n_kept = ivar.size - (stop - first)
+    kept_ivar, kept_residual = np.empty(n_kept, np.float32), np.empty(n_kept)
+    for n in range(n_kept):
+        at = n if n < first else n + stop - first
+        kept_ivar[n] = ivar[at]
+        kept_residual[n] = residual[at]
+    return scatter.median_rule(kept_ivar, kept_residual)
 
 
 @njit(cache=True, nogil=True)
@@ -861,14 +886,14 @@ def fit_block_folds(rule, flux, ivar, ivar_scale, order, fold_start, basis, rule
     for p in range(n):
         if rule != MEDIAN and np.isfinite(full_s2[first + p]):
             start[p] = full_s2[first + p]
-    block.s2[:] = start
+    copy_vector(start, block.s2)
     if plain:
         _fold_shares(block, basis, fold_start, work, fold_sums, fold_right, fold_squares)
         for k in range(n_share):
-            all_sums += fold_sums[k]
-            all_right += fold_right[k]
+            _add(fold_sums[k], all_sums)
+            _add(fold_right[k], all_right)
             if rule == REML:
-                all_squares += fold_squares[k]
+                _add(fold_squares[k], all_squares)
     n_good = block.n_good.copy()
     for k in range(fold_theta.shape[0]):
         lo, hi = fold_start[k], fold_start[k + 1]
@@ -877,23 +902,24 @@ def fit_block_folds(rule, flux, ivar, ivar_scale, order, fold_start, basis, rule
             for m in range(lo, hi):
                 block.n_good[p] -= block.ivar[p, m] > 0.0
                 block.ivar[p, m] = 0.0
-        block.theta[:] = 0.0
-        block.s2[:] = start
-        block.trace[:] = 0.0
+        for p in range(n):
+            _fill(block.theta[p], 0.0)
+            block.s2[p] = start[p]
+            block.trace[p] = 0.0
         chosen = todo[:_choose_usable(rule, block, rules, first, full_s2, todo)]
         if chosen.size > 0:
             if plain:
                 for a in range(chosen.size):
                     p = chosen[a]
-                    work.sums[a] = all_sums[p] - fold_sums[k, p]
-                    work.right[a] = all_right[p] - fold_right[k, p]
+                    _subtract(all_sums[p], fold_sums[k, p], work.sums[a])
+                    _subtract(all_right[p], fold_right[k, p], work.right[a])
             else:
                 _normal_equations(block, basis, chosen, work)
             _solve_exact(block, basis, rules, first, chosen, work)
             if rule == REML:
                 if plain:
                     for a in range(chosen.size):
-                        work.sums[a] = all_squares[chosen[a]] - fold_squares[k, chosen[a]]
+                        _subtract(all_squares[chosen[a]], fold_squares[k, chosen[a]], work.sums[a])
                 else:
                     _squares(block, basis, chosen, work)
                 _trace_ratios(block, basis, chosen, work)
@@ -911,10 +937,8 @@ def fit_block_folds(rule, flux, ivar, ivar_scale, order, fold_start, basis, rule
                     value, count = _held_out(full_ivar[p], work.two[a], block.s2[p], lo, hi)
                     likelihood[first + p] += value
                     n_likelihood[first + p] += count
-        for p in range(n):
-            for m in range(lo, hi):
-                block.ivar[p, m] = full_ivar[p, m]
+        copy_matrix(full_ivar[:, lo:hi], block.ivar[:, lo:hi])
         _settle(rule, block)
-        fold_theta[k, first:stop] = block.theta
-        fold_s2[k, first:stop] = block.s2
-        fold_status[k, first:stop] = block.status
+        copy_matrix(block.theta, fold_theta[k, first:stop])
+        copy_vector(block.s2, fold_s2[k, first:stop])
+        copy_vector(block.status, fold_status[k, first:stop])
