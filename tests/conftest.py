@@ -142,7 +142,7 @@ def without_write(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def small_disk():
+def small_disk(tmp_path_factory):
     """small_disk(folder, "64k") -> a command prefix under which the folder is an empty disk of that size.
 
     A tmpfs in a mount namespace of its own; skips where that is not allowed.
@@ -150,11 +150,9 @@ def small_disk():
 
     def mount(folder, size):
         script = ('mount -t tmpfs -o "size=$1" tmpfs "$2" && shift 2 && exec "$@"')
-        prefix = ["unshare", "--mount", "sh", "-c", script, "sh", size, folder]
-        if os.geteuid() != 0:
-            prefix[1:1] = ["--map-root-user"]
-        if shutil.which("unshare") is None or run([*prefix, "true"]).code != 0:
-            pytest.skip("a small disk cannot be made here (no mount namespaces)")
-        return prefix
+        user = [] if os.geteuid() == 0 else ["--map-root-user"]
+        return ["unshare", *user, "--mount", "sh", "-c", script, "sh", size, folder]
 
+    if shutil.which("unshare") is None or run([*mount(tmp_path_factory.mktemp("disk"), "8k"), "true"]).code != 0:
+        pytest.skip("a small disk cannot be made here (no mount namespaces)")
     return mount
