@@ -54,6 +54,23 @@ def pipe_stdin(monkeypatch):
         t.join()
 
 
+@pytest.mark.parametrize("piped", [False, True])
+@pytest.mark.parametrize("reuse", [1, 2])
+def test_memory_of_chunks_is_used_again(tmp_path, rng, pipe_stdin, reuse, piped):
+    """A chunk's rows stand until `reuse` chunks later; the memory is that of reuse + 1 chunks."""
+    rows = product(tmp_path / "a.fits", rng)
+    if piped:
+        pipe_stdin((tmp_path / "a.fits").read_bytes())
+    with stream.open_source("-" if piped else tmp_path / "a.fits") as source:
+        kept, places = [], set()
+        for first, part in source.chunks(30, reuse=reuse):
+            kept.append((first, part))
+            places.add(part.__array_interface__["data"][0])
+            for at, one in kept[-reuse:]:
+                np.testing.assert_array_equal(one["flux"], rows["flux"][at:at + 30])
+        assert len(kept) == 7 and len(places) == reuse + 1
+
+
 def read_all(source, chunk=None):
     parts = [np.array(rows) for _, rows in source.chunks(chunk)]
     return np.concatenate(parts).astype(source.table.dtype)     # concatenate makes them native

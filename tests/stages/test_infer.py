@@ -366,6 +366,17 @@ def test_the_same_bits_for_any_cut_threads_and_bytes(rng, solver):
     assert infer.prepare(model, starts=2, solver=solver).fit(flux, ivar).tobytes() == whole
 
 
+def test_chunks_can_be_fitted_together(rng):
+    """Several begun before the first is asked for, asked for in another order, by two models: the same rows."""
+    fitters = [infer.prepare(synthetic.make_model(rng, n_pix=500, n_label=n)) for n in (3, 2)]
+    _, flux, ivar = synthetic.draw(rng, fitters[0].model, 300)
+    rows = as_rows(flux, ivar, 4)
+    parts = [(0, 100), (100, 228), (228, 300)]
+    begun = [(fitter, a, b, fitter.start_rows(rows[a:b], a)) for a, b in parts for fitter in fitters]
+    for fitter, a, b, finish in reversed(begun):
+        assert finish().tobytes() == fitter.fit(flux, ivar)[a:b].tobytes()
+
+
 def test_no_stars(rng):
     model = synthetic.make_model(rng)
     empty = np.empty((0, model.n_pix), np.float32)
