@@ -229,6 +229,56 @@ def training(path, survey, n=20):
         out.write(rows)
 
 
+ANOTHER = """
+survey: other
+catalogue:
+  id: ["{id}"]
+  star_id: ["{id}"]
+spectra:
+  layout: generic
+  file: "{spectrum}"
+  generic: {flux: {hdu: 0}, error: {hdu: 1}, error_kind: KIND, medium: air}
+  velocity: {column: rv}
+  grid: {scale: linear, medium: vacuum, stretches: [{start: 5000.0, step: 0.25, n_pix: 400}]}
+  masks:
+    windows: [{low: 5080.0, high: 5082.0, frame: observed, why: sky line}, {low: 5010.0, high: 5011.0}]
+  least_pixels: 100
+"""
+
+
+@pytest.mark.parametrize("method, kind", [("flux", "sigma"), ("linear", "ivar"), ("cubic", "variance"),
+                                          ("lanczos", "sigma")])
+def test_another_survey_with_velocity_air_windows_and_method_all_stated(tmp_path, inside, method, kind):
+    """A line at 5040 A in air, seen at +100 km/s, lands at rest in vacuum; the header says what was done."""
+    from cannonkit.stages import wavelength
+    light, velocity = 299792.458, 100.0
+    wave = 4990.0 + 0.2 * np.arange(700)
+    rest = wave / (1 + velocity / light)
+    flux = 1 - 0.6 * np.exp(-0.5 * ((rest - 5040.0) / 0.6) ** 2)
+    error = {"sigma": 0.01, "ivar": 1e4, "variance": 1e-4}[kind]
+    header = astropy_fits.Header({"CRVAL1": 4990.0, "CDELT1": 0.2, "CRPIX1": 1.0})
+    astropy_fits.HDUList([astropy_fits.PrimaryHDU(flux, header=header),
+                          astropy_fits.ImageHDU(np.full(700, error))]).writeto(tmp_path / "a.fits")
+    (tmp_path / "r.yaml").write_text(ANOTHER.replace("KIND", kind))
+    (tmp_path / "t.csv").write_text(f"id,spectrum,rv\na,a.fits,{velocity}\n")
+    assert inside("resample", tmp_path / "t.csv", "--recipe", tmp_path / "r.yaml", "--root", tmp_path, "--method",
+                  method, "-o", tmp_path / "o.fits") == 0
+    rows = rows_of(tmp_path / "o.fits")
+    with stream.open_source(tmp_path / "o.fits") as source:
+        head, grid = source.header, source.extensions["WAVELENGTH"].data["wavelength"]
+    assert head["RESAMPLE"] == method and head["MEDIUM"] == "vacuum" and head["CONVERT"] == "air to vacuum"
+    assert head["VELOCITY"] == "taken out: rv" and "2 windows" in head["MASKS"]
+    near = np.abs(grid - wavelength.air_to_vacuum(5040.0)) < 3
+    depth = 1 - rows["flux"][0][near]
+    assert abs((grid[near] * depth).sum() / depth.sum() - wavelength.air_to_vacuum(5040.0)) < 0.004
+    masked = grid[rows["ivar"][0] == 0]
+    moved = masked[masked > 5050] * (1 + velocity / light)
+    assert 5079.5 < moved.min() and moved.max() < 5082.5 and len(moved) >= 6          # a sky line stays where it is
+    assert len(masked[masked < 5050]) >= 3
+    # Unit error 0.01 before, less after: each method averages a little.
+    assert 0.004 < np.median(rows["ivar"][0][rows["ivar"][0] > 0]) ** -0.5 < 0.0102
+
+
 def test_aspcapstar_by_three_lines_of_a_recipe(survey, root, tmp_path, inside):
     """What apogee_dr16.yaml says to write: flux and errors pass unchanged, on the same grid, without a mask."""
     text = (root / "configs" / "apogee_dr16.yaml").read_text()
