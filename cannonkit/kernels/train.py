@@ -54,9 +54,9 @@ FOLD_TOLERANCES = (1e-6, 1e-3)
 START_TOLERANCE = 0.1        # step in ln s2 that ends the search at fixed residuals
 TOLERANCES = (1e-8, 3e-3)    # gain of theta, step in ln s2 before the last one, which leaves about its square
 
-# Where _converge starts: from s2 and theta, with the factors of M there too, within the brackets of `memory`, with
-# the residuals at theta in work.two.
-FRESH, READY, BRACKETED, KEPT = 0, 1, 2, 3
+# Where _converge starts: from s2 and some theta; the same with the residuals at theta in work.two; with the factors of
+# M there; with the factors and the theta that solves M; within the brackets of `memory`.
+FRESH, KEPT, FACTORED, READY, BRACKETED = 0, 1, 2, 3, 4
 
 
 class Basis(NamedTuple):
@@ -343,7 +343,7 @@ def _polish(block, basis, todo, work, theta_tolerance, s2_tolerance, start, left
 
     Returns how many pixels did not converge; left[:that] names them. `theta_tolerance` bounds the gain in the
     objective, `s2_tolerance` the relative step of s2, before a last step that is still taken. start: READY, theta is
-    the solution for that M; FRESH or KEPT, it is not, and the first step is one of theta alone, which makes it so.
+    the solution for that M (g = 0 at first); else it is not, and the first step is one of theta alone.
     """
     n_block, n_term = block.theta.shape
     theta, s2 = block.theta, block.s2
@@ -366,7 +366,11 @@ def _polish(block, basis, todo, work, theta_tolerance, s2_tolerance, start, left
             p = now[a]
             slopes[a, 0], slopes[a, 1] = scatter.weigh(block.ivar[p], work.two[a], s2[p], block.trace[p], work.three[a],
                                                        work.one[a])
-        np.dot(work.three[:n_now], basis.design, work.gradient[:n_now])
+        if iteration > 0 or start != READY:
+            np.dot(work.three[:n_now], basis.design, work.gradient[:n_now])
+        else:
+            for a in range(n_now):
+                _fill(work.gradient[a], 0.0)
         if iteration == joint:
             np.dot(work.one[:n_now], basis.design, work.small[:n_now])
             for a in range(n_now):
@@ -492,7 +496,7 @@ def _search(block, basis, todo, work, memory, left):
 
 @njit(cache=True)
 def _converge(rule, block, basis, rules, first, todo, work, memory, tolerances, start):
-    """Go from the present s2 to the minimum of its basin; start: FRESH, READY, BRACKETED or KEPT.
+    """Go from the present s2 to the minimum of its basin; start: FRESH to BRACKETED.
 
     Plain likelihood polishes (tolerances: see _polish), from the present theta; where that has not settled after
     MAX_POLISH new M, where coefficients are penalised, and for restricted likelihood (whose trace belongs to M), s2
@@ -516,7 +520,7 @@ def _converge(rule, block, basis, rules, first, todo, work, memory, tolerances, 
             trace_at[p] = block.s2[p]
     for turn in range(MAX_REFRESH):
         here = now[:n_now]
-        if turn > 0 or start != READY:
+        if turn > 0 or (start != READY and start != FACTORED):
             if turn < n_polish:
                 _curvature(block, basis, rules, first, here, work)
             else:
@@ -633,7 +637,7 @@ def _fit_block(rule, block, basis, rules, first, todo, work):
             n_now += 1
     if quick and n_now > 0:
         kept = False
-        _converge(rule, block, basis, rules, first, now[:n_now], work, memory, TOLERANCES, np.int64(READY))
+        _converge(rule, block, basis, rules, first, now[:n_now], work, memory, TOLERANCES, np.int64(FACTORED))
     best_theta = theta.copy()
     if n_few > 0:
         _scan_exactly(rule, block, basis, rules, first, few[:n_few], work, at_zero, n_candidate, low, high, start)
