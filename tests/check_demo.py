@@ -70,6 +70,17 @@ def scales(run, report):
                 report.line(f"mock {first} - {second} {label}: {what}", value, limit, not bound or value < before)
 
 
+def pulls(run, report):
+    """Widths of pulls of repeats that the calibration has not seen: the paper's final errors are not too small."""
+    for name in MODELS:
+        table = rows_of(run / f"{name}.pulls.fits")
+        for row in table[table["axis"] == b"all"]:
+            limit = 1 + max(0.1, 3 * row["error"])
+            report.line(f"mock {name} {row['label'].decode()}: width of unseen pulls, paper's errors", row["paper"],
+                        f"<= {limit:.2f}; shown: formal {row['formal']:.2f}, factor {row['factor']:.2f}, full model "
+                        f"{row['full']:.2f}, {row['n_pair']} pairs", row["paper"] <= limit)
+
+
 def referees(run, report):
     products = sorted([*run.glob("*.fits")])
     for program, command, says in (("fitsverify", ["fitsverify", "-q"], "verification OK"),
@@ -94,6 +105,7 @@ def main(run):
     report, run = Report(), Path(run)
     cross_validation(run, report)
     scales(run, report)
+    pulls(run, report)
     referees(run, report)
     print(f"{report.failed} lines fail" if report.failed else "every line holds")
     return int(report.failed > 0)
