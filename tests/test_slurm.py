@@ -136,12 +136,13 @@ def work(cluster, tmp_path_factory, root):
     single = folder / "single"
     single.mkdir()
     (single / "mock").symlink_to(run.run / "mock")
-    run.tell("make", "-C", root, "-f", "configs/pipeline.mk", single / "galah_scaled.fits", RUN=str(single))
+    run.tell("make", "-C", root, "-f", "configs/pipeline.mk", single / "galah_scaled.fits", single / "acgs.pulls.fits",
+             RUN=str(single))
     return run
 
 
 PRODUCTS = ("training", "apogee_spectra", "galah_repeat_spectra", "acgs.labels", "gcgs.repeats", "acgs.flagged",
-            "gcgs.final", "galah_scaled")
+            "gcgs.final", "acgs.pulls", "galah_scaled")
 
 
 def test_killed_and_cancelled_tasks_then_all_again(work):
