@@ -430,6 +430,35 @@ def test_isochrones_are_drawn_and_bad_ones_named(made, tmp_path, capfd):
     assert "NGC 104.csv" in capfd.readouterr().err
 
 
+def test_a_template_difference_is_drawn_with_the_pairs_and_a_bad_one_named(made, tmp_path, capfd):
+    pytest.importorskip("matplotlib", reason="matplotlib is the extra `report`")
+    plain, lined, template = tmp_path / "a.png", tmp_path / "b.png", tmp_path / "n08.csv"
+    template.write_text("wavelength,difference\n4000,0.0\n5500,-0.02\n9000,0.01\n16000,-0.03\n")
+    assert report.main(["pairs", str(made[0]), "-o", str(plain), "--quiet"]) == 0
+    assert report.main(["pairs", str(made[0]), "-o", str(lined), "--quiet", "--pair-template", str(template)]) == 0
+    assert plain.read_bytes() != lined.read_bytes()
+    template.write_text("wavelength\n4000\n")
+    assert report.main(["pairs", str(made[0]), "-o", str(tmp_path / "c.png"), "--pair-template", str(template)]) == 65
+    assert "n08.csv" in capfd.readouterr().err
+    assert report.main(["pairs", str(made[0]), "-o", str(tmp_path / "c.png"), "--pair-template", "none.csv"]) == 66
+
+
+def test_what_to_be_careful_with_says_what_is_beyond_its_limit_and_nothing_else(made, page):
+    folder, text = page
+    assert "What to be careful with" in text
+    careful = table(folder / "tables" / "careful.ecsv")
+    wanted = []
+    for name, model in made[2].items():
+        d = (model.cv - model.training)[made[1].selected[:made[1].n_common]]
+        for label, difference in zip(report_run.LABELS, d.T, strict=True):
+            if abs(difference.mean()) > 0.2 * half_range(difference):
+                wanted.append((name, label))
+    said = [row for row in careful if row["finding"] == "cross-validation bias"]
+    assert len(said) == len(wanted) > 0
+    assert sorted(row["where"].lower() for row in said) == sorted(name for name, _ in wanted)
+    assert all(str(row["number"]).strip() for row in careful if str(row["limit"]).strip())
+
+
 def test_examples_of_the_help_run_as_printed(made, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib", reason="matplotlib is the extra `report`")
     monkeypatch.chdir(tmp_path)
