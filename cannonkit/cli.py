@@ -163,7 +163,7 @@ def add_stream_options(parser, metavar="INPUT", chunk=4096, help=None, many=Fals
 
 
 def add_shard_options(parser):
-    """--shard I/N (args.shard: (I, N) or None) and --resume (args.resume).
+    """--shard I/N (args.shard: (I, N) or None), --resume (args.resume) and --verify (args.verify).
 
     In a Slurm array job the default is the task's own share. With a shard, an output that is a
     directory (or ends with /) becomes part-IIIII-of-NNNNN.fits in it.
@@ -174,6 +174,9 @@ def add_shard_options(parser):
                        "job the default is this task's share. An output directory gets part-I-of-N.fits")
     group.add_argument("--resume", action="store_true",
                        help="do nothing if FILE is there, whole, and made from the same inputs and settings")
+    group.add_argument("--verify", action="store_true",
+                       help="compare the DATASUM of all rows of the input before the first is used (it is always "
+                       "compared when all rows have been read; a shard reads only its own)")
 
 
 def add_settings(parser, cls, **help):

@@ -62,6 +62,12 @@ def from_header(header):
     return records
 
 
+def models_of(header):
+    """DATASUMs, {extension: sum}, of the models behind labels: those that the runs of cc-infer in a header read."""
+    return [source.get("datasum") for record in from_header(header) if record.get("command") == "cc-infer"
+            for source in record.get("inputs", ()) if source.get("product") == "model"]
+
+
 def date_card():
     """DATE: now, or SOURCE_DATE_EPOCH, so that equal inputs can give equal headers."""
     seconds = float(os.environ.get("SOURCE_DATE_EPOCH", time.time()))

@@ -152,6 +152,9 @@ class Source:
         """DATASUM of each extension as far as known now (a stream's row table: only after its rows)."""
         return dict(self._sums)
 
+    def verify(self):
+        """Compare the DATASUM of the rows now, where that can be done before they are read."""
+
     def _finish(self, start, stop):
         pass
 
@@ -217,7 +220,9 @@ def _small(hdu, data):
 
 
 class _FileSource(Source):
-    """A regular file: the whole structure is checked before the first row is used."""
+    """A regular file: the whole structure, and the data of the small extensions, are checked before the first row
+    is used; the rows' DATASUM before that (`verify`), or when they have all been read in order.
+    """
 
     def __init__(self, name, fd, selector=None, verify=False):
         super().__init__(name, selector)
@@ -250,20 +255,25 @@ class _FileSource(Source):
         if verify:
             self.verify()
         for h in hdus[1:-2]:
-            self.extensions[h.name] = _small(h, self._data(h))
+            data, total = fits.pread_exact(fd, h.padded_size, h.data_start, h.place), fits.Sum()
+            total.add(data)
+            self._compare(h, total)
+            self.extensions[h.name] = _small(h, data[:h.data_size])
 
     def verify(self):
-        """Read everything and compare each extension's DATASUM with END's."""
-        for h in self.hdus[1:-1]:
-            total, step = fits.Sum(), 16 << 20
-            for at in range(0, h.padded_size, step):
-                total.add(fits.pread_exact(self.fd, min(step, h.padded_size - at), h.data_start + at, h.place))
-            if total.value != self._sums[h.name]:
-                raise errors.DataError(f"{h.place}: DATASUM of the data is {total.value}, "
-                                       f"END says {self._sums[h.name]}: damaged")
+        """Read a product's row table and compare its DATASUM with END's, before the first row is used."""
+        if self.product is None:
+            return
+        total, step = fits.Sum(), 16 << 20
+        for at in range(0, self.hdu.padded_size, step):
+            total.add(fits.pread_exact(self.fd, min(step, self.hdu.padded_size - at), self.hdu.data_start + at,
+                                       self.hdu.place))
+        self._compare(self.hdu, total)
 
-    def _data(self, hdu):
-        return fits.pread_exact(self.fd, hdu.data_size, hdu.data_start, hdu.place)
+    def _compare(self, hdu, total):
+        if total.value != self._sums[hdu.name]:
+            raise errors.DataError(f"{hdu.place}: DATASUM of the data is {total.value}, "
+                                   f"END says {self._sums[hdu.name]}: damaged")
 
     def _foreign_table(self, hdus):
         wanted = self._selector
@@ -286,11 +296,19 @@ class _FileSource(Source):
 
     def _raw_chunks(self, chunk, start, stop, memory=None):
         width, layout = self.hdu.axes[0], self.hdu.table
+        # Rows of a product that are read from the first to the last have their DATASUM compared at the end.
+        total = fits.Sum() if self.product is not None and (start, stop) == (0, self.n_row) else None
         for first in range(start, stop, chunk):
             n = min(chunk, stop - first)
             data = fits.pread_exact(self.fd, n * width, self.hdu.data_start + first * width, self.hdu.place,
                                     _recycled(memory, n * width))
+            if total is not None:
+                total.add(data)
             yield data.view(layout.dtype)
+        if total is not None:
+            total.add(fits.pread_exact(self.fd, self.hdu.padded_size - self.hdu.data_size,
+                                       self.hdu.data_start + self.hdu.data_size, self.hdu.place))
+            self._compare(self.hdu, total)
 
     def close(self):
         if self.fd is not None:

@@ -213,7 +213,7 @@ def _apply(args):
     settings = config.resolve(config.Errors, args)
     with stream.open_source(args.errors, "errors") as errors_source:
         calibration = read_calibration(errors_source)
-        with stream.open_source(args.input, "labels") as source:
+        with stream.open_source(args.input, "labels", verify=args.verify) as source:
             names = label_tables.label_names(source, settings)
             units = [source.columns[n].unit for n in names]
             source.require([], numbers=[*names, settings.snr_column],
@@ -264,14 +264,18 @@ def _bits(flags):
 
 
 def _check_same(source, errors_source):
-    """An error model belongs to the labels of one Cannon model."""
-    from cannonkit import errors
+    """An error model belongs to the labels of one Cannon model: by its name, and by its data where they are known."""
+    from cannonkit import errors, provenance
 
     for key in ("MODEL", "SURVEY", "SCALE"):
         theirs, ours = source.header.text(key), errors_source.header.text(key)
         if theirs and ours and theirs != ours:
             raise errors.DataError(f"{source.name}: {key} {theirs!r}, but {errors_source.name} was calibrated on "
                                    f"{ours!r}")
+    theirs, ours = provenance.models_of(source.header), provenance.models_of(errors_source.header)
+    if theirs and ours and not any(model in ours for model in theirs):
+        raise errors.DataError(f"{source.name}: its labels come from another model than the repeats behind "
+                               f"{errors_source.name}: the names agree, the data do not (calibrate again)")
 
 
 class Scaling:

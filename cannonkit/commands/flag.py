@@ -63,9 +63,9 @@ def run(args):
         model_source = files.enter_context(stream.open_source(args.model, "model"))
         model = model_file.from_source(model_source)
         training = flag.training_of(model, settings.labels, settings.nearest)
-        source = files.enter_context(stream.open_source(args.input, "labels"))
+        source = files.enter_context(stream.open_source(args.input, "labels", verify=args.verify))
         source.require(["id", "star_id"], numbers=["chi2", "n_pix_used", *model.label_names])
-        _check_belong(source, model)
+        _check_belong(source, model, model_source)
         survey = _survey_of(source, surveys)
         sources = [source, model_source]
         record = cli.record(args, settings)
@@ -189,15 +189,19 @@ def survey_sources(files, *surveys):
             for path, recipe in surveys if not str(path).lower().endswith(".csv")]
 
 
-def _check_belong(source, model):
-    """Labels and model must be of one kind: the model's name, where both say it."""
-    from cannonkit import errors
+def _check_belong(source, model, model_source):
+    """The model must be that of the labels: by its name, where both say it, and by its data, where they are known."""
+    from cannonkit import errors, provenance
 
     for key, ours in (("MODEL", model.name), ("SURVEY", model.survey), ("SCALE", model.scale_survey)):
         theirs = source.header.text(key)
         if theirs and ours and theirs != ours:
             raise errors.DataError(f"{source.name}: {key} {theirs!r}, but the model has {ours!r}: "
                                    "the labels come from another model")
+    known = provenance.models_of(source.header)
+    if known and model_source.datasums() not in known:
+        raise errors.DataError(f"{source.name}: its labels come from another model than {model_source.name}: the names "
+                               "agree, the data do not (trained again since? run cc-infer with this one)")
 
 
 def _survey_of(source, surveys):

@@ -42,7 +42,7 @@ def run(args):
     _check_options(args, settings)
     with contextlib.ExitStack() as files:
         jobs = [_Job(files, args, settings, k) for k in range(len(args.model))]
-        source = files.enter_context(stream.open_source(args.input, "spectra"))
+        source = files.enter_context(stream.open_source(args.input, "spectra", verify=args.verify))
         source.require_spectra()
         held = _Held(files, args.values, settings.fix) if settings.fix else None
         record = cli.record(args, settings)

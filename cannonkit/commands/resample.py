@@ -61,6 +61,8 @@ def run(args):
         labels = tuple(n for n, x in survey.catalogue.labels.items() if not x.optional)
     record = {**cli.record(args, settings), "recipe": recipe.as_dict(spectra), "select": args.select}
     with Targets(args.input, survey, args.select, labels) as targets:
+        for source in targets.sources if args.verify else ():
+            source.verify()
         lacking = args.find_continuum and not os.path.exists(args.find_continuum)
         if args.resume and not lacking and resume.is_done(args.output, record, targets.sources):
             cli.log(f"{args.output}: is there, whole, from the same inputs and settings: nothing to do")
