@@ -26,7 +26,7 @@ def run(tmp_path_factory):
         path.touch()
     lines = shell(command)
     made = [Path(p) for line in lines for p in re.findall(r" -o (\S+)", line)]
-    newest = max(p.stat().st_mtime for p in (ROOT / "configs").iterdir()) + 10
+    newest = max(p.stat().st_mtime for p in (*(ROOT / "configs").iterdir(), folder / "run" / "truth.fits")) + 10
     for k, path in enumerate((*inputs.values(), *made)):
         path = path / "index.html" if path.name == "report" else path
         path.parent.mkdir(exist_ok=True)
