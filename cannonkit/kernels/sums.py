@@ -166,10 +166,10 @@ def read_block(flux_rows, flux_at, ivar_rows, ivar_at, swap, first, n_star, plac
             weighted_residual(flux, constant[at:end], weight, weighted[t, place + k, :n])
             signal_to_noise(flux, ivar, ratio[at:end])
             signal_to_noise(flux, weight, ratio_s2[at:end])
-        numbers[m, 2] = median(ratio, n_used)
-        numbers[m, 3] = median(ratio_s2, n_used)
         counts[m, 0] = n_used
         counts[m, 1] = n_bad
+        numbers[m, 2] = median(ratio, counts[m, 0])          # not n_used: compiled again for its first value, 0
+        numbers[m, 3] = median(ratio_s2, counts[m, 0])
 
 
 @njit(cache=True)
