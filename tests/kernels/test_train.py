@@ -15,8 +15,8 @@ from cannonkit.stages.vectorizer import powers_of
 class Case:
     """Synthetic spectra of a quadratic model: heteroscedastic noise, masked pixels, scatter s = s_rel sigma."""
 
-    def __init__(self, rng, n_star=300, n_pix=12, n_label=3, s_rel=1.0, masked=0.1, snr=(30, 300)):
-        self.powers = powers_of(n_label, 2)
+    def __init__(self, rng, n_star=300, n_pix=12, n_label=3, s_rel=1.0, masked=0.1, snr=(30, 300), order=2):
+        self.powers = powers_of(n_label, order)
         self.x = np.clip(0.3 * rng.normal(size=(n_star, n_label)), -1, 1)
         self.design = design_matrix(self.x, self.powers)
         self.products, self.pair_index = products_of(self.x, self.powers)
@@ -112,6 +112,29 @@ def test_dependent_terms_give_the_referees_flux(rng):
         assert np.abs(case.design @ (theta[p] - ref_theta)).max() < 1e-6
         assert abs(s2[p] - ref_s2) <= 1e-3 * ref_s2 + 1e-9
     assert np.abs(theta).max() < 10                                     # minimum norm: nothing cancels
+
+
+@pytest.mark.parametrize("order, n_label", [(1, 6), (3, 2)])
+def test_linear_and_cubic_models_agree_with_the_referee(rng, order, n_label):
+    case = Case(rng, n_label=n_label, order=order)
+    check(case, case.fit(kernel.ML))
+
+
+@pytest.mark.parametrize("width", [0.3, 0.1, 0.03])
+def test_nearly_dependent_terms_agree_with_the_referee(rng, width):
+    """Pivots (down to width^4) from above to below what float32 sums can carry (kernel.QUICK): the same minimum."""
+    case = Case(rng, n_label=2, n_star=400)
+    case.x[:, 1] = 0.5 * case.x[:, 0] + width * rng.normal(size=400)
+    case.design = design_matrix(case.x, case.powers)
+    case.products, case.pair_index = products_of(case.x, case.powers)
+    theta, s2, status, _ = case.fit(kernel.ML)
+    assert (status == 0).all()
+    for p in range(len(s2)):
+        ref_theta, ref_s2, ref_value = fit_pixel(case.flux[:, p], case.ivar[:, p], case.design)
+        _, value, _ = theta_at(case.flux[:, p], case.ivar[:, p], case.design, s2[p])
+        assert abs(value - ref_value) <= 1e-9 * abs(ref_value)
+        assert np.abs(case.design @ (theta[p] - ref_theta)).max() < 1e-6
+        assert abs(s2[p] - ref_s2) <= 1e-3 * ref_s2
 
 
 def test_terms_that_are_off_are_zero_and_not_fitted(rng):
