@@ -31,7 +31,8 @@ def correlated_pairs(labels, names, limit=CORRELATED):
     """[(name, name, r)] of the label pairs with |r| above the limit (Pearson)."""
     if len(names) < 2:
         return []
-    r = np.corrcoef(labels, rowvar=False)
+    # At unit range first: the square of a very small number is zero.
+    r = np.corrcoef((labels - labels.mean(axis=0)) / np.ptp(labels, axis=0), rowvar=False)
     return [(names[i], names[j], float(r[i, j])) for i in range(len(names)) for j in range(i + 1, len(names))
             if abs(r[i, j]) > limit]
 

@@ -306,6 +306,14 @@ def test_gradient_against_differences(rng):
         np.testing.assert_allclose(vectorizer.gradient(x, powers)[:, :, i], slope, atol=1e-8)
 
 
+def test_correlations_of_labels_of_any_size(rng):
+    x = rng.normal(size=(100, 3))
+    x[:, 2] = x[:, 0] + 0.1 * x[:, 1]
+    for size in (1e-192, 1.0, 1e150):
+        (pair,) = check_terms.correlated_pairs(size * x, NAMES)
+        assert pair[:2] == ("teff", "fe_h") and abs(pair[2] - np.corrcoef(x[:, 0], x[:, 2])[0, 1]) < 1e-12
+
+
 def test_dependent_terms_list(rng):
     x = rng.normal(size=(100, 2))
     powers = vectorizer.powers_of(2, 2)
