@@ -13,7 +13,7 @@ from pathlib import Path
 import numba
 import numpy as np
 from numba import njit, prange
-from run import ROOT, Entry, best, peer
+from run import ROOT, Entry, best, measured, peer
 
 N_STAR, N_PIX, N_LABEL, N_FOLD = 4418, 8575, 6, 12
 PEER_PIXELS = 400
@@ -153,13 +153,8 @@ def _environment():
 
 def _run_command(spectra, training, output, *more):
     """(seconds, peak megabytes) of cc-train as a process of its own."""
-    start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, ROOT / "bin" / "cc-train", spectra, "--training", training, "--quiet",
-                                "--overwrite", "-o", output, *more], env=_environment())
-    _, code, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(code)
-    assert process.returncode == 0, f"cc-train: exit code {process.returncode}"
-    return time.perf_counter() - start, usage.ru_maxrss / 1000
+    return measured([sys.executable, ROOT / "bin" / "cc-train", spectra, "--training", training, "--quiet",
+                     "--overwrite", "-o", output, *more], _environment())
 
 
 def bench_files_and_memory():

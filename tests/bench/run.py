@@ -62,10 +62,11 @@ print(json.dumps([process.returncode, time.perf_counter() - start, usage.ru_maxr
 """
 
 
-def measured(command):
-    """(seconds, peak memory in MB) of a process; it must succeed. Its standard output goes nowhere."""
+def measured(command, env=None):
+    """(seconds, peak memory in MB) of a process in this environment or `env`; it must succeed. Its standard output
+    goes nowhere."""
     done = subprocess.run([sys.executable, "-c", MEASURE, *map(str, command)], stdout=subprocess.PIPE, text=True,
-                          check=True)
+                          check=True, env=env)
     code, seconds, memory = json.loads(done.stdout)
     assert code == 0, command
     return seconds, memory
