@@ -41,6 +41,8 @@ def start():
             if null != number:
                 os.dup2(null, number)
                 os.close(null)
+            if number == 1 and sys.stdout is None:      # what is printed there is lost: 74, not silence
+                sys.stdout = open(1, "w", closefd=False)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that goes away ends us quietly (141)
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)

@@ -23,6 +23,8 @@ from cannonkit import errors, fits, headers, provenance, schema
 FORMAT = 1                       # CKFORMAT: layout version of our products
 CHUNK_BYTES = 8 << 20            # default chunk of rows when a command sets none
 MAX_SMALL = 2 << 30              # bytes of a small extension read from a pipe
+MAKERS = {"training": "cc-crossmatch", "spectra": "cc-resample", "model": "cc-train", "labels": "cc-infer",
+          "errors": "cc-errors calibrate"}
 SEND_BYTES = 32 << 20            # of an output file that go to the disk together
 
 
@@ -171,7 +173,9 @@ class Source:
         wanted = (product,) if isinstance(product, str) else product
         if wanted is not None and self.product not in wanted:
             found = f"a {self.product} product" if self.product else "not a cannonkit product"
-            raise errors.DataError(f"{self.name}: {found}, expected {' or '.join(wanted)}")
+            makers = ", ".join(f"{MAKERS[name]} makes {name}" for name in wanted if name in MAKERS)
+            raise errors.DataError(f"{self.name}: {found}, expected {' or '.join(wanted)}"
+                                   + (f" ({makers})" if makers else ""))
 
     def _check_format(self):
         found = self.header.get("CKFORMAT")

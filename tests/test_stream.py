@@ -178,6 +178,12 @@ def test_flipped_bytes_are_found(tmp_path, rng, pipe_stdin):
         (tmp_path / "bad.fits").write_bytes(bad)
         with pytest.raises(errors.DataError, match="DATASUM"):
             stream.open_source(tmp_path / "bad.fits", verify=True)
+        with stream.open_source(tmp_path / "bad.fits") as source:
+            with pytest.raises(errors.DataError, match="DATASUM"):
+                for _ in source.chunks(8):
+                    pass
+            if not (at - start) // source.hdu.axes[0] >= 10:
+                list(source.chunks(8, start=10))            # a part of the rows is not all that the sum is of
         pipe_stdin(bytes(bad))
         with pytest.raises(errors.DataError, match="DATASUM"):
             with stream.open_source("-") as source:

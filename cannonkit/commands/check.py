@@ -202,9 +202,13 @@ def _predict(args):
     row = table.rows(1, id=b"predicted", star_id=b"predicted", visit=0, status=0, n_bad=int((~good).sum()),
                      flux=np.where(good, flux, 1.0)[None], ivar=np.where(good, 1.0, 0.0)[None])
     wavelength = schema.WAVELENGTH.rows(fitted.n_pix, wavelength=fitted.wavelength, segment=fitted.segment)
-    shown = {name: float(value) for name, value in zip(fitted.label_names, labels, strict=True)}
+    shown = ", ".join(f"{name} {value:g}" for name, value in zip(fitted.label_names, labels, strict=True))
+    for name, value, low, high in zip(fitted.label_names, labels, fitted.low, fitted.high, strict=True):
+        if not low <= value <= high:
+            cli.warn(f"{name} {value:g} is outside of the range of the training labels, {low:.4g} to {high:.4g}: the "
+                     "prediction is an extrapolation")
     with stream.open_source(args.files[0], "model") as source:
-        header = {"SURVEY": (fitted.survey, "survey of the grid"), "PREDICT": str(shown)}
+        header = {"SURVEY": (fitted.survey, "survey of the grid"), "PREDICT": shown}
         extension = stream.Extension("WAVELENGTH", wavelength, schema.WAVELENGTH, {"MEDIUM": fitted.medium})
         with stream.create(args.output, "spectra", table, 1, [extension], header=header, sources=[source],
                            record=cli.record(args), overwrite=args.overwrite) as out:

@@ -142,6 +142,8 @@ def _attached(rows, attachments, files):
             found = attach.Attachment(recipe, table, ours, survey, rows.epochs.get(survey, 0.0))
             cli.log(f"{table.name}: {recipe.title or recipe.name}, for {survey}: "
                     + ", ".join(f"{n} {what}" for what, n in found.counts.items()))
+            if not found.found.any():
+                cli.warn(f"{table.name}: none of its rows belongs to a star of {survey!r}")
             for column in found.table:
                 name, new = f"{survey}_{column.name}", found.values[column.name]
                 if name in known and not recipe.replace:
@@ -185,6 +187,8 @@ def _report(rows, words, n_selected, verbose):
     from cannonkit.stages import cuts
 
     cli.log(f"{rows.n_row} rows written, {n_selected} selected")
+    if not rows.n_row:
+        cli.warn("no row is left: are these the right tables, in the order of the recipe?")
     if verbose:
         reject = np.concatenate(words) if words else np.zeros(0, np.int64)
         width = max([4, *(len(n) for n in rows.rejects.names)])

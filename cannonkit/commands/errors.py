@@ -78,7 +78,7 @@ def run(args):
 def _calibrate(args):
     import numpy as np
 
-    from cannonkit import label_tables, schema, stream
+    from cannonkit import errors, label_tables, schema, stream
     from cannonkit.stages import calibration as calibrations
     from cannonkit.stages import errors as stage
     from cannonkit.stages import repeats
@@ -91,6 +91,10 @@ def _calibrate(args):
             return 0
         _describe(table, settings)
         differences, pairs = differences_of(table, settings, ~aside)
+        if not settings.against and not len(pairs[0]):
+            raise errors.DataError(f"{source.place('star_id')}: no star has two spectra with labels, so there is "
+                                   "nothing to calibrate on: give the labels of repeats (cc-crossmatch "
+                                   "--select repeats), or reference labels (--against)")
         snr_best = _lower_against_best(table, ~aside)
         measured = []
         calibration = calibrations.Calibration(table.names, table.units, [], {}, {}, {})

@@ -19,7 +19,9 @@ EXAMPLES = 5     # troubles shown in full
 
 def build_parser():
     parser = cli.new_parser("cc-resample", __doc__)
-    parser.add_argument("input", metavar="TABLE", help="table of stars; - for standard input")
+    parser.add_argument("input", metavar="TABLE",
+                        help="table of stars: of cc-crossmatch, a survey's own catalogue, or any table "
+                        "(FITS, CSV) with columns id and spectrum, a path below --root; - for standard input")
     parser.add_argument("--recipe", required=True, metavar="RECIPE",
                         help="the survey: a recipe file, or an installed name such as apogee_dr16")
     parser.add_argument("--root", default=".", metavar="DIR",
@@ -305,7 +307,10 @@ class _Work:
         used = self.n_row - self.n_unusable
         if used:
             n_pix = int((~self.plan.dead).sum())
-            cli.log(f"{100.0 * self.n_masked / (used * n_pix):.2f} % of the pixels of the others are masked")
+            cli.log(f"{100.0 * self.n_masked / (used * n_pix):.2f} % of the pixels of the usable ones are masked")
+        if self.counts["MISSING_FILE"] == self.n_row > 0:
+            cli.warn(f"not one of the files is below {self.args.root!r}: is --root the directory that the "
+                     "table's paths start from?")
 
 
 def _write_continuum(args, plan, finder, settings, labels, survey):

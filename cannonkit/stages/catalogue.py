@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from cannonkit import errors, schema
-from cannonkit.stages.columns import Columns
+from cannonkit.stages.columns import Columns, NoColumn
 from cannonkit.stages.cuts import CutTest, Rejects
 from cannonkit.stages.sky import PositionReader
 
@@ -58,7 +58,7 @@ class Mapping:
     rejects     Rejects to add this survey's bits to; bit names are SURVEY_CUT
     position    recipe.Position in place of the recipe's
 
-    Raises DataError naming file and column where the catalogue lacks something that is needed.
+    Raises DataError naming file and column where the catalogue lacks something that is needed: all that it lacks.
     """
 
     def __init__(self, survey, columns, place, selection="catalogue", cuts=None, labels=None, rejects=None,
@@ -67,9 +67,16 @@ class Mapping:
         self.survey, self.columns = survey, Columns(columns, place)
         self.selection = catalogue.selection(selection)
         self.sentinel = catalogue.sentinel_below
-        find = self.columns
-        self.id = find.template(self.selection.id or catalogue.id, "id")
-        self.star_id = find.template(catalogue.star_id, "star_id")
+        find, lacking = self.columns, []
+
+        def wanted(look_up, *arguments):
+            try:
+                return look_up(*arguments)
+            except NoColumn as problem:
+                lacking.append(problem)
+
+        self.id = wanted(find.template, self.selection.id or catalogue.id, "id")
+        self.star_id = wanted(find.template, catalogue.star_id, "star_id")
         self.spectrum = None
         if any(find.has_all(template) for template in catalogue.spectrum):
             self.spectrum = find.template(catalogue.spectrum, "spectrum")
@@ -79,19 +86,21 @@ class Mapping:
             self.position = PositionReader(position, find)
         self.others = {name: find.reference(refs, name) for name, refs in catalogue.columns.items()}
         if "snr" in catalogue.columns:
-            find.required(catalogue.columns["snr"], "snr")
+            wanted(find.required, catalogue.columns["snr"], "snr")
         self.flags = {}
         for name, flag in catalogue.flags.items():
             look_up = find.reference if flag.optional else find.required
-            self.flags[name] = look_up(flag.column, name)
-        self.labels = {name: _LabelReader(name, label, find) for name, label in catalogue.labels.items()}
+            self.flags[name] = wanted(look_up, flag.column, name)
+        self.labels = {name: wanted(_LabelReader, name, label, find) for name, label in catalogue.labels.items()}
         self.rejects = Rejects() if rejects is None else rejects
         upper = survey.survey.upper()
         self.cuts, self.skipped_cuts = [], []
         for cut in catalogue.cuts:
             if cuts is not None and cut.name not in cuts:
                 continue
-            test = CutTest(cut, find, catalogue.flags, self.sentinel)
+            test = wanted(CutTest, cut, find, catalogue.flags, self.sentinel)
+            if test is None:
+                continue
             if test.skipped:
                 self.skipped_cuts.append(cut.name)
             else:
@@ -100,7 +109,15 @@ class Mapping:
             labels = [name for name, label in catalogue.labels.items() if not label.optional]
         self.needed_labels = [(self.rejects.add(f"{upper}_NO_{name.upper()}", f"valid {name}"), name)
                               for name in labels]
-        self.where = [CutTest(c, find, catalogue.flags, self.sentinel) for c in self.selection.where]
+        self.where = [wanted(CutTest, c, find, catalogue.flags, self.sentinel) for c in self.selection.where]
+        if len(lacking) == 1:
+            raise lacking[0]
+        if lacking:
+            first = {p.names: p.what for p in reversed(lacking)}
+            raise errors.DataError(f"{place}: lacks columns that the recipe of {survey.survey!r} names: "
+                                   + "; ".join(f"{what}: no {names}" for names, what in reversed(first.items()))
+                                   + errors.did_you_mean("", columns)
+                                   + "; a copy of the recipe can name others, or leave out what is not needed")
         self.table = columns_of(survey, min(160, self.spectrum.width) if self.spectrum else 1)
         self.dtype = schema.Table("ROWS", self.table).dtype.newbyteorder("=")
 

@@ -13,6 +13,16 @@ _REFERENCE = re.compile(r"(10\^)?([^\[\]{}^]+)(?:\[(\d+)\])?")
 _FIELD = re.compile(r"{{|}}|{([^{}]*)}")
 
 
+class NoColumn(errors.DataError):
+    """A table lacks what a recipe names; `what` the recipe wants it for, and the names that would do."""
+
+    def __init__(self, place, what, wanted, known):
+        names = " or ".join(repr(name) for name in wanted) or "(none named)"
+        super().__init__(f"{place}: {what}: no column {names}"
+                         f"{errors.did_you_mean(wanted[0] if wanted else '', known)}")
+        self.what, self.names = what, names
+
+
 class Columns:
     """The columns that a raw table has: {name: schema.Column}; names match exactly, else in any case."""
 
@@ -48,13 +58,10 @@ class Columns:
         return None
 
     def required(self, references, what):
-        """As `reference`; raises DataError naming the columns that there are instead of returning None."""
+        """As `reference`; raises NoColumn naming the columns that there are instead of returning None."""
         found = self.reference(references, what)
         if found is None:
-            wanted = " or ".join(repr(r) for r in references) or "(none named)"
-            first = references[0] if references else ""
-            raise errors.DataError(f"{self.place}: {what}: no column {wanted}"
-                                   f"{errors.did_you_mean(first, self.columns)}")
+            raise NoColumn(self.place, what, references, self.columns)
         return found
 
     def has_all(self, template):
@@ -62,14 +69,12 @@ class Columns:
         return all(m[1] in (None, "#") or self.name(m[1]) for m in _FIELD.finditer(template))
 
     def template(self, templates, what):
-        """The first of `templates` whose columns all exist, as a Template. Raises DataError."""
+        """The first of `templates` whose columns all exist, as a Template. Raises NoColumn."""
         for text in templates:
             if self.has_all(text):
                 return Template(text, self)
         names = [m[1] for t in templates for m in _FIELD.finditer(t) if m[1] not in (None, "#")]
-        missing = [n for n in names if not self.name(n)]
-        raise errors.DataError(f"{self.place}: {what}: no column {' or '.join(map(repr, missing))}"
-                               f"{errors.did_you_mean(missing[0], self.columns)}")
+        raise NoColumn(self.place, what, [n for n in names if not self.name(n)], self.columns)
 
 
 class Reference:

@@ -358,7 +358,8 @@ def test_empty_catalogue(inside, apogee, tmp_path):
 
 
 @pytest.mark.parametrize("arguments, code, message", [
-    (["{apogee}", "--recipe", "galah_dr3"], 65, "allStar.fits[1]: id: no column 'sobject_id'"),
+    (["{apogee}", "--recipe", "galah_dr3"], 65,
+     "allStar.fits[1]: lacks columns that the recipe of 'galah' names: id: no 'sobject_id'; "),
     (["{apogee}", "--recipe", "apogee_dr61"], 66, "did you mean 'apogee_dr16'"),
     (["{apogee}", "--recipe", "apogee_galah"], 64, "for two catalogues"),
     (["{apogee}", "{galah}", "--recipe", "apogee_dr16"], 64, "for one catalogue"),

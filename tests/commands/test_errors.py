@@ -328,13 +328,11 @@ def test_refusals(made, inside, capfd, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"other.fits", "mixed.fits", "alone.fits", "cut.fits"}
 
 
-def test_stars_without_repeats_make_factors_of_nan_that_apply_refuses(made, command, tmp_path):
+def test_stars_without_repeats_are_nothing_to_calibrate_on(made, command, tmp_path):
     _, rows = made
     alone = products.write_labels(tmp_path / "alone.fits", rows[:1])
-    assert command("errors", "calibrate", alone, "-o", tmp_path / "e.fits").code == 0
-    assert np.isnan(products.read(tmp_path / "e.fits")[0]["f_robust"]).all()
-    result = command("errors", "apply", alone, "--errors", tmp_path / "e.fits", "-o", tmp_path / "out.fits")
-    assert result.code == 65 and "too few repeats" in result.err
+    result = command("errors", "calibrate", alone, "-o", tmp_path / "e.fits")
+    assert result.code == 65 and "no star has two spectra" in result.err and not (tmp_path / "e.fits").exists()
 
 
 def test_apply_of_an_empty_table(made, inside, tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import products
 import pytest
 
-from cannonkit import bitmasks, fits, schema
+from cannonkit import bitmasks, fits, schema, stream
 
 STARFLAG, ASPCAP = bitmasks.APOGEE_STARFLAG, bitmasks.APOGEE_ASPCAPFLAG
 N = 400
@@ -281,3 +281,17 @@ def test_the_examples_of_the_help_run(made, inside, capfd, tmp_path):
     for name, file in (("acgs.labels", "acgs.labels"), ("acgs.model", "acgs.model"), ("apogee_catalogue", "apogee")):
         (tmp_path / f"{name}.fits").write_bytes((made[0] / f"{file}.fits").read_bytes())
     products.run_examples("flag", command.__doc__, tmp_path, inside)
+
+
+def test_another_model_of_the_same_name_is_refused(made, inside, tmp_path, capfd):
+    """The names agree; the data say that the model was trained again after the labels were made."""
+    folder, rows, _ = made
+    labels, again, out = tmp_path / "labels.fits", tmp_path / "acgs.model.fits", tmp_path / "out.fits"
+    header, table = {"MODEL": "ACGS", "SURVEY": "apogee", "SCALE": "galah"}, schema.labels_table(products.LABELS)
+    with stream.open_source(folder / "acgs.model.fits") as model, stream.create(
+            labels, "labels", table, N, [], header, [model], {"command": "cc-infer"}, False) as infer:
+        infer.write(rows)
+    products.write_model(again, np.random.default_rng(2))
+    assert inside("flag", labels, "-m", folder / "acgs.model.fits", "-o", out) == 0
+    assert inside("flag", labels, "-m", again, "-o", out, "--overwrite") == 65
+    assert "its labels come from another model than" in capfd.readouterr().err

@@ -185,7 +185,7 @@ def test_resume(survey, whole, tmp_path, inside, capfd):
     (["{table}", "--recipe", "apogee_dr16", "--root", "{root}", "-o", "{out}", "--select", "repeats"], 64, "own rows"),
     (["{table}", "--recipe", "apogee_dr16", "--root", "{root}", "-o", "{root}"], 73, "is a directory"),
     (["{table}", "--recipe", "apogee_dr16", "--root", "{root}", "-o", "{out}", "--method", "sinc"], 64, "sinc"),
-    (["{root}/s00.fits", "--recipe", "apogee_dr16", "--root", "{root}", "-o", "{out}"], 65, "no column"),
+    (["{root}/s00.fits", "--recipe", "apogee_dr16", "--root", "{root}", "-o", "{out}"], 65, "lacks columns"),
 ])
 def test_bad_calls(survey, tmp_path, inside, capfd, arguments, code, words):
     places = {"table": survey / "table.fits", "root": survey, "out": tmp_path / "o.fits"}
