@@ -183,10 +183,10 @@ class Train:
     components: str = setting("0", "misfit components: at most so many (those below the noise are left out); auto: as "
                               "many of --components-grid as the cross-validated likelihood wants; 0: the paper's model")
     components_grid: tuple[int, ...] = setting((0, 1, 2, 5, 10, 20), "of --components auto", low=0, high=200)
-    label_errors: str = setting("table", "with components: errors of the training labels, so that components do not "
-                                "learn them: table (its columns e_LABEL; span if there are none), span (components "
-                                "stay outside the label gradients of the mean star) or none (exact labels)",
-                                choices=("table", "span", "none"))
+    label_errors: str = setting("table", "with components: table (the training labels have the errors of its columns "
+                                "e_LABEL; one of them without: the scatter of the classic model; all without: none), "
+                                "or none (exact labels)",
+                                choices=("table", "none"))
     ivar_scale: str = setting("1", "factor on the survey's inverse variances: a number, one per segment separated by "
                               "commas, or measure (from the finest structure of residuals)")
 

@@ -167,7 +167,7 @@ class Model:
             header[f"L1LAM{i}"] = (float(l1), "a penalty that was tried")
             header[f"L1CV{i}"] = (float(value), "its cross-validated -2 ln L per pixel and star")
         if self.options.get("label_errors"):
-            header["LABELERR"] = (self.options["label_errors"], "label errors in training: carried, span or none")
+            header["LABELERR"] = (self.options["label_errors"], "labels in training: exact, or with known errors")
         for i, (n, value) in enumerate(self.options.get("components_curve", ()), 1):
             header[f"KTRY{i}"] = (int(n), "a number of components that was tried")
             header[f"KCV{i}"] = (float(value), "its cross-validated -2 ln L per pixel and star")

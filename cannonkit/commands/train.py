@@ -125,12 +125,7 @@ def _columns(table, survey, args, settings):
                       [f"{prefix}{n}" for n in labels], [], [])
     errors_of = [f"{prefix}e_{n}" for n in labels]
     if settings.components != "0" and settings.label_errors == "table":
-        lacking = [n for n in errors_of if n not in names]
-        if lacking:
-            cli.log(f"{table.name}: no column {lacking[0]}: components stay outside the label gradients of the mean "
-                    "star")
-        else:
-            columns.error_columns = errors_of
+        columns.error_columns = errors_of if set(errors_of) <= set(names) else []
     table.require(columns.all)
     columns.units = [table.table[n].unit for n in columns.label_columns]
     return columns

@@ -1,16 +1,18 @@
 """Misfit components (design.md 5): the two steps of expectation maximisation, by blocks. Compiled.
 
-    F_n = theta v_n + L y_n + noise,   y_n = H_n e_n,   e_n ~ N(0, I),   noise variance 1/ivar + s2
+    F_n = theta (d_n + y_n) + U z_n + noise,   noise variance 1/ivar + s2,   z_n ~ N(0, 1)
 
-The first K columns of the loading L (n_pix, n_loading) are the components U, whose y is z. The others are held fixed:
-the coefficients theta_0 of the terms but the constant, whose y_n = G_n d_n, with G = dv/dx and d_n the error of the
-training labels, so that L H_n carries J_n S_n J_n'. Without label errors L = U and H_n = I.
+d_n are the terms v at the training labels. Where these have errors, y_n = G_n T_n e_n with e_n ~ N(0, 1), G_n = dv/dx
+and T_n a root of the errors' covariance S_n: the covariance then holds J_n S_n J_n' with J_n = theta G_n. With the
+loading L = (U, theta without the constant), K + n_moving columns, and H_n = diag(1, G_n T_n), (z, y) = H e.
+Without label errors L = U and H_n = 1.
 
 Expectation, per star, with W = 1 / (1/ivar + s2): D = L'WL, e = L'Wr, A = I + H'DH;
-    mean of y = H A^-1 H'e,   covariance = H A^-1 H',
+    mean of (z, y) = H A^-1 H'e,   covariance = H A^-1 H',
     -2 ln L = sum (w r^2 - ln w) - e'H A^-1 H'e + ln|A|.
-Maximisation, per pixel, one after the other with the rest held: u from its normal equations with the second moments
-of y; theta by weighted least squares of what L y leaves; s2 by equation 3 with r^2 + l'Cov l for r^2.
+Maximisation, per pixel, one after the other with the rest held: u from its normal equations with the second moments;
+theta by a weighted least-squares step against the mean terms a = d + mean of y, with the covariance of y; s2 by
+equation 3 with r^2 + l'Cov l for r^2.
 
 The products with n_loading (n_loading + 1) / 2 columns are float32: their error, 1e-7 of a sum, is far below the
 statistical one, and where the iteration ends does not depend on the accuracy of theta's matrix at all. Cost per
@@ -154,7 +156,7 @@ class Kept(NamedTuple):
 
 
 @njit(cache=True)
-def _renew(weights, products, pair_index, terms_on, first, kept):
+def _renew(weights, products, pair_index, moments, moving, n_component, terms_on, first, kept):
     """Bring `kept` up to date for the pixels first, ... with `weights` (n, n_star)."""
     n_term = pair_index.shape[0]
     todo = np.empty(weights.shape[0], np.int64)
@@ -174,24 +176,33 @@ def _renew(weights, products, pair_index, terms_on, first, kept):
         for i in range(n_term):
             for j in range(n_term):
                 matrix[i, j] = sums[a, pair_index[i, j]]
+        at = moments.shape[1] - moving.shape[0] * (moving.shape[0] + 1) // 2
+        for i in range(moving.shape[0]):
+            for j in range(i, moving.shape[0]):
+                matrix[moving[i], moving[j]] += moments[todo[a], at]
+                if i != j:
+                    matrix[moving[j], moving[i]] += moments[todo[a], at]
+                at += 1
         kept.n_dependent[p] = dense.factorise(matrix, terms_on[p], kept.factor[p], kept.unit[p])
 
 
 @njit(cache=True, nogil=True)
-def maximise(flux, ivar, scale, rows, design, design_t, products, pair_index, terms_on, loading, mean, mean_t, second,
-             cov_t, n_component, spent, first, stop, theta, s2, components, kept):
+def maximise(flux, ivar, scale, rows, terms, terms_t, products, pair_index, terms_on, moving, z, z_t, second, cov_t,
+             spent, first, stop, theta, s2, components, kept):
     """New components, theta and s2 of the pixels [first, stop), in place.
 
-    design_t (n_term, n), products (n, n_sum), pair_index (n_term, n_term): of the terms, as in kernels/train.py
-    terms_on   (n_pix, n_term) uint8;  loading (n_pix, n_loading) float64, whose first columns are `components`
-    mean_t     (n_loading, n) float64
-    second     (n, n_second) float32, second moments of y: the first n_second of the packed pairs, those with z
-    cov_t      (n_pair, n) float32, covariance of y
-    spent      degrees of freedom per pixel that s2 makes up for (0: plain likelihood)
-    kept       Kept of all pixels; NaN in sum_weight where there is none yet
+    terms       (n, n_term) float64, a_n; terms_t its transpose; products (n, n_sum) the distinct products of two, and
+                pair_index (n_term, n_term) where they are;  terms_on (n_pix, n_term) uint8
+    moving      (n_moving,) int64, the terms that label errors move, in the order of y; (0,) for exact labels
+    z           (n, K) float64, means; z_t its transpose
+    second      (n, n_pair) float32, packed over t <= u of (z, y): covariance, with z z' added to the pairs of z
+    cov_t       (n_pair, n) float32, covariance
+    spent       degrees of freedom per pixel that s2 makes up for (0: plain likelihood)
+    kept        Kept of all pixels; NaN in sum_weight where there is none yet
     """
-    n_star, n_term = design.shape
-    n, n_loading = stop - first, loading.shape[1]
+    n_star, n_term = terms.shape
+    n, n_component, n_moving = stop - first, z.shape[1], moving.shape[0]
+    n_loading = n_component + n_moving
     data, noise = np.empty((n, n_star)), np.empty((n, n_star), np.float32)
     _load(flux, ivar, scale, rows, first, stop, data, noise)
     weights, narrow = np.empty((n, n_star)), np.empty((n, n_star), np.float32)
@@ -200,16 +211,19 @@ def maximise(flux, ivar, scale, rows, design, design_t, products, pair_index, te
             i = np.float64(noise[p, k])
             weights[p, k] = i / (1.0 + i * s2[first + p])
             narrow[p, k] = weights[p, k]
-    residual = data - np.dot(theta[first:stop], design_t)
     moments = np.dot(narrow, second)
-    right = np.dot(weights * residual, np.ascontiguousarray(mean[:, :n_component]))
-    _renew(weights, products, pair_index, terms_on, first, kept)
+    _renew(weights, products, pair_index, moments, moving, n_component, terms_on, first, kept)
+    residual = data - np.dot(theta[first:stop], terms_t)
+    right = np.dot(weights * residual, z)
     active = np.ones(max(n_component, 1), np.uint8)
-    own_factor, own_unit = np.empty((n_component, n_component)), np.empty(n_component)
+    factor, unit = np.empty((n_component, n_component)), np.empty(n_component)
     matrix = np.empty((n_component, n_component))
-    block = loading[first:stop].copy()
+    block = np.zeros((n, n_loading))
+    lost = np.zeros((n, n_term))                    # what the covariance takes from theta's gradient
     for p in range(n):
-        if scale[first + p] > 0.0 and n_component > 0:
+        for j in range(n_moving):
+            block[p, n_component + j] = theta[first + p, moving[j]]
+        if scale[first + p] > 0.0:
             a = 0
             for i in range(n_component):
                 for j in range(i, n_loading):
@@ -219,17 +233,29 @@ def maximise(flux, ivar, scale, rows, design, design_t, products, pair_index, te
                     else:
                         right[p, i] -= moments[p, a] * block[p, j]
                     a += 1
-            n_dependent = dense.factorise(matrix, active, own_factor, own_unit)
-            dense.solve(n_dependent, own_factor, own_unit, right[p], block[p, :n_component])
-    residual -= np.dot(block, mean_t)
-    slope = np.dot(weights * residual, design)
+            if n_component > 0:
+                n_dependent = dense.factorise(matrix, active, factor, unit)
+                dense.solve(n_dependent, factor, unit, right[p], block[p, :n_component])
+            if n_moving > 0:
+                a = 0
+                for i in range(n_loading):
+                    for j in range(i, n_loading):
+                        if j >= n_component:
+                            lost[p, moving[j - n_component]] += moments[p, a] * block[p, i]
+                            if n_component <= i < j:
+                                lost[p, moving[i - n_component]] += moments[p, a] * block[p, j]
+                        a += 1
+    residual -= np.dot(np.ascontiguousarray(block[:, :n_component]), z_t)
+    slope = np.dot(weights * residual, terms) - lost
     step = np.zeros((n, n_term))
     for p in range(n):
         if scale[first + p] > 0.0:
             dense.solve(kept.n_dependent[first + p], kept.factor[first + p], kept.unit[first + p], slope[p], step[p])
-    residual -= np.dot(step, design_t)
+    residual -= np.dot(step, terms_t)
     squares = np.empty((n, cov_t.shape[0]), np.float32)
     for p in range(n):
+        for j in range(n_moving):
+            block[p, n_component + j] += step[p, moving[j]]
         a = 0
         for i in range(n_loading):
             for j in range(i, n_loading):

@@ -36,7 +36,8 @@ class TrainingSet:
     wavelength (n_pix,) Angstrom, segment (n_pix,) int, medium 'air' or 'vacuum'
     censor      (n_pix, n_label) uint8, 1 = the label acts (stages.censor); None: everywhere
     s2_given    (n_pix,) fixed scatter (inf: pixel not used), or None
-    label_errors (n_star, n_label), label units, for misfit components; NaN: the label's median error; or None
+    label_errors (n_star, n_label), label units, for misfit components; NaN: the label's median error; a
+                label that is NaN throughout, or None: not known
     """
 
     flux: np.ndarray
@@ -225,25 +226,15 @@ def train(data, settings, advance=None):
         notes.append(f"L1 penalty chosen: {l1:g}")
     problem = problem.with_penalty(l1, bounds)
 
-    if data.s2_given is not None and settings.components != "0":
+    misfit = components.plan(settings)
+    if data.s2_given is not None and misfit is not None:
         raise ConfigError("--components fits the scatter: it does not go with --scatter-from")
-    misfit = components.plan(settings, powers, x, components.filled(data.label_errors, used, names, high - low))
 
     theta, s2, status, n_good = problem.fit(advance)
     if not np.isfinite(s2).any():
         raise DataError(f"no usable pixel: in every one of {n_pix} pixels fewer of the {len(labels)} stars have data "
                         f"than there are terms ({len(powers)})")
     notes.append(status_counts(status, s2))
-    found, components_curve = None, []
-    if misfit is not None:
-        if misfit.grid:
-            components_curve = _choose_components(misfit, problem, fold, s2)
-            notes += [f"{n} components: cross-validated -2 ln L per pixel and star {mean:.6f}"
-                      for n, mean in components_curve]
-        found = misfit.fit(problem, np.arange(len(labels)), theta, s2)
-        theta, s2 = found.theta, found.s2
-        status = (status & ~kernel.AT_ZERO | kernel.AT_ZERO * (s2 == 0)).astype(np.int32)
-        notes += components.describe(found, misfit)
     for bit, what in ((kernel.ITERATION_LIMIT, "did not converge"), (kernel.SINGULAR, "have dependent terms")):
         if np.any(status & bit):
             warnings.append(f"{np.sum(status & bit != 0)} of {n_pix} pixels {what}")
@@ -255,17 +246,19 @@ def train(data, settings, advance=None):
     rows["cv_cov"] = np.nan
     nothing = np.full(len(names), np.nan)
     options = {"scatter": "fixed" if data.s2_given is not None else settings.scatter, "l1": l1,
-               "l1_curve": curve, "n_fold": 0 if fold is None else int(fold.max()) + 1,
-               "components_curve": components_curve,
-               "label_errors": "" if misfit is None else misfit.label_errors}
+               "l1_curve": curve, "n_fold": 0 if fold is None else int(fold.max()) + 1}
     model = Model(
         wavelength=np.asarray(data.wavelength, np.float64), segment=np.asarray(data.segment, np.int16),
         medium=data.medium, theta=theta, s2=s2, pixel_status=status, n_good=n_good.astype(np.int32),
         ivar_scale=problem.ivar_scale, censor=censor, powers=powers, label_names=names,
         label_units=tuple(data.label_units), low=low, pivot=pivot, high=high, bias=nothing, scatter=nothing.copy(),
         rms=nothing.copy(), training=rows, survey=data.survey, scale_survey=data.scale_survey, name=data.name,
-        options=options, components=None if found is None else found.components,
-        strength=None if found is None else found.strength)
+        options=options)
+    found = None
+    if misfit is not None:
+        found, lines = _add_components(model, misfit, problem, fold, labels, None if data.label_errors is None
+                                       else np.asarray(data.label_errors, np.float64)[used], settings)
+        notes += lines
     if fold is not None:
         warnings += _check_folds(problem, powers, names, fold)
         cross_validate(model, problem, fold, misfit, found)
@@ -277,6 +270,35 @@ def train(data, settings, advance=None):
         for n, u, bias, scatter, rms in found:
             notes.append(f"  {n}: bias {bias:.4g}, scatter {scatter:.4g}, rms {rms:.4g} {u}".rstrip())
     return model, notes, warnings
+
+
+def _add_components(model, misfit, problem, fold, labels, label_errors, settings):
+    """Turn the classic model into one with misfit components (if any are above the noise): (Fit, notes).
+
+    labels (n_star, n_label) of the stars used, label_errors the same or None; `misfit`, a components.Plan, is given
+    them.
+    """
+    notes = []
+    if settings.label_errors == "table" and (label_errors is None or not np.any(label_errors >= 0)):
+        notes.append("no errors of the training labels are known: taken for exact by the misfit components")
+    elif settings.label_errors == "table":
+        inferred = infer.fit(model, problem.flux, problem.ivar)
+        measured = statistics(schema.label_array(inferred, model.label_names) - labels)[1]
+        error = components.filled(label_errors, measured)
+        unknown = ~(label_errors >= 0).any(axis=0)
+        notes += [f"{name}: no training star has an error: {value:.3g}, the scatter of the classic model"
+                  for name, value, missing in zip(model.label_names, measured, unknown, strict=True) if missing]
+        if np.any(error > 0):
+            x = model.scaled(labels)
+            misfit.labels = components.labels_from(x, error / model.scale, model.powers)
+    if misfit.grid:
+        model.options["components_curve"] = curve = _choose_components(misfit, problem, fold, model.s2)
+        notes += [f"{n} components: cross-validated -2 ln L per pixel and star {mean:.6f}" for n, mean in curve]
+    found = misfit.fit(problem, np.arange(len(labels)), model.theta, model.s2)
+    model.theta, model.s2, model.components, model.strength = found.theta, found.s2, found.components, found.strength
+    model.options["label_errors"] = "exact" if misfit.labels is None else "known"
+    model.pixel_status = (model.pixel_status & ~kernel.AT_ZERO | kernel.AT_ZERO * (found.s2 == 0)).astype(np.int32)
+    return found, notes + components.describe(found, misfit)
 
 
 def cross_validate(model, problem, fold, misfit=None, whole=None):

@@ -50,16 +50,16 @@ def model_file(made):
 
 
 def test_the_model_file(made, model_file, inside, tmp_path, capfd):
-    """COMPONENTS is there with K > 0 and not with K = 0; label errors come from the table, or the span is kept out."""
+    """COMPONENTS is there with K > 0 and not with K = 0; label errors come from the table, if it has some."""
     with stream.open_source(model_file, verify=True) as source:
         part = source.extensions["COMPONENTS"]
         assert len(part.data) == N_COMPONENT and part.data["loading"].shape == (N_COMPONENT, N_PIX)
-        assert source.header["LABELERR"] == "carried"
+        assert source.header["LABELERR"] == "known"
     assert models.read(model_file).n_component == N_COMPONENT
-    assert train(made, inside, tmp_path / "span.fits", "--components", "5", training="no_errors.fits") == 0
-    err = capfd.readouterr().err
-    assert "no column apogee_e_teff: components stay outside" in err and "label errors: span" in err
-    assert models.read(tmp_path / "span.fits").options["label_errors"] == "span"
+    assert train(made, inside, tmp_path / "none.fits", "--components", "5", training="no_errors.fits") == 0
+    assert "no errors of the training labels are known" in capfd.readouterr().err
+    assert train(made, inside, tmp_path / "exact.fits", "--components", "5", "--label-errors", "none") == 0
+    assert models.read(tmp_path / "exact.fits").options["label_errors"] == "exact"
     assert train(made, inside, tmp_path / "classic.fits") == 0
     with stream.open_source(tmp_path / "classic.fits") as source:
         assert "COMPONENTS" not in source.extensions
