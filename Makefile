@@ -14,7 +14,8 @@ BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed
 # Survey data beside the checkout, for `make real` and some tests; they skip without it.
 SHARED ?= ../shared
-RUN ?= build/demo
+# make demo COMPONENTS=1: the same with misfit components, into a directory of its own.
+RUN ?= build/demo$(if $(COMPONENTS),_components)
 SCALE ?= 1
 TESTS ?= tests
 WORKERS ?= 2
@@ -37,7 +38,8 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt $(wildcard bin/cc-*)
 	touch $@
 
 # Hundreds of training stars, not thousands: the restricted likelihood.
-DEMO := RUN=$(RUN) TRAIN_OPTIONS='--scatter reml' OPTIONS=--quiet
+DEMO := RUN=$(RUN) TRAIN_OPTIONS='--scatter reml' OPTIONS=--quiet \
+    $(if $(COMPONENTS),CONFIG=configs/cannon_components.yaml)
 
 demo: $(INSTALLED) $(RUN)/mock/truth.fits ## two simulated surveys through the whole pipeline, into build/demo
 	$(MAKE) --no-print-directory --file configs/pipeline.mk $(DEMO)
