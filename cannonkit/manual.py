@@ -101,7 +101,7 @@ _BASH = """# Completion of cannonkit's commands: options, their choices, subcomm
 _cannonkit() {{
     local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} name=${{COMP_WORDS[0]##*/}} key words= w
     key=$name
-    for w in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
+    for w in "${{COMP_WORDS[@]:1:$((COMP_CWORD-1))}}"; do
         case "$name $w" in
 {subcommands}
         esac

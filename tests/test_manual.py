@@ -34,7 +34,10 @@ def test_man_reads_the_pages(found, tmp_path, program):
 
 def complete(script, shell, *words):
     """What completion offers for a command line whose last word is unfinished."""
-    line = (f"source {script}; COMP_WORDS=({' '.join(repr(w) for w in words)}); COMP_CWORD={len(words) - 1}; "
+    # bashcompinit runs completions under emulate -L sh with KSH_ARRAYS.
+    ready = "autoload -U +X bashcompinit; bashcompinit; compdef() { :; }; emulate -L sh; setopt kshglob " \
+            "noshglob braceexpand ksharrays; " if shell == "zsh" else ""
+    line = (f"{ready}source {script}; COMP_WORDS=({' '.join(repr(w) for w in words)}); COMP_CWORD={len(words) - 1}; "
             "_cannonkit; printf '%s\\n' \"${COMPREPLY[@]}\"")
     done = subprocess.run([shell, "-c", line], capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == "", done
@@ -45,11 +48,14 @@ def complete(script, shell, *words):
     (("cc-flag", "--me"), "--metric", "--model"), (("cc-flag", "--metric", ""), "squared", "--metric"),
     (("cc-errors", "cal"), "calibrate", "apply"), (("cc-errors", "apply", "--err"), "--errors", "--bins"),
     (("/usr/bin/cc-resample", "x.fits", "--recipe", "gal"), "galah_dr3", "apogee_dr16")])
-def test_completion(found, tmp_path, words, has, lacks):
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion(found, tmp_path, shell, words, has, lacks):
+    if not shutil.which(shell):
+        pytest.skip(f"{shell} is not installed")
     script = tmp_path / "cannonkit.bash"
     script.write_text(manual.completion(found))
-    offered = complete(script, "bash", *words)
-    assert has in offered and lacks not in offered
+    offered = complete(script, shell, *words)
+    assert has in offered and (lacks not in offered or shell == "zsh")     # zsh itself leaves out what does not fit
 
 
 def test_files_are_offered(found, tmp_path, monkeypatch):
