@@ -5,6 +5,7 @@ Bytes are made from arrays with fits.py's cards; nothing here draws a random num
 and the generator's name and seed in its primary header, so that no mock is ever taken for data.
 """
 
+import functools
 import os
 
 import numpy as np
@@ -15,6 +16,7 @@ GENERATOR = "cannonkit cc-mock"
 MISSING = -9999.99
 
 
+@functools.lru_cache(8)
 def mock_cards(seed):
     """Cards that every file of a mock carries."""
     return [
@@ -41,10 +43,13 @@ def write(path, data):
 def _image(pixels, dtype, extra=(), name=None):
     """Bytes of an image extension without checksums (as the surveys have them)."""
     pixels = np.ascontiguousarray(pixels, dtype=dtype)
-    cards = fits.image_cards(name or "", pixels)
-    if name is None:
-        cards = [c for c in cards if not c.startswith("EXTNAME")]
-    return fits.header_bytes([*cards, *extra]) + fits.data_bytes(pixels)
+    return fits.header_bytes([*_image_cards(name, pixels.shape, pixels.dtype), *extra]) + fits.data_bytes(pixels)
+
+
+@functools.lru_cache(256)  # thousands of files share a few shapes: making cards was a fifth of the time
+def _image_cards(name, shape, dtype):
+    cards = fits.image_cards(name or "", np.empty(shape, dtype))
+    return tuple(c for c in cards if name is not None or not c.startswith("EXTNAME"))
 
 
 # --- APOGEE -----------------------------------------------------------------------------------------
