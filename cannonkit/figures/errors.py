@@ -125,25 +125,29 @@ def pulls(run, settings):
         label, axis = schema.text(table["label"]), schema.text(table["axis"])
         kinds = [k for k in PULL_KINDS if np.isfinite(table[k]).any()]
         labels = list(dict.fromkeys(label.tolist()))
-        rows = [(n, k, a, float(r["centre"]), float(r[k])) for n in labels for k in kinds
+        rows = [(n, k, a, float(r["centre"]), int(r["n_pair"]), float(r[k]), float(r["error"]))
+                for n in labels for k in kinds
                 for a in dict.fromkeys(axis.tolist()) for r in table[(axis == a) & (label == n)]]
         shown = [plots.TEXT.get(n, n) for n in labels]
         every = np.array([[_first(table[k][(axis == "all") & (label == n)]) for k in kinds] for n in labels])
         panels = [("all pairs, by kind of error", shown, kinds, every)]
         for a in dict.fromkeys(axis[axis != "all"].tolist()):
-            panels.append(_bins(table, label, axis, a, labels, [k for k in kinds if k != "formal"]))
+            panels += _bins(table, label, axis, a, labels, [k for k in kinds if k != "formal"], settings.min_count)
         whole = table[axis == "all"]
         widths = ", ".join(f"{k} {np.nanmin(whole[k]):.2f} to {np.nanmax(whole[k]):.2f}" for k in kinds
                            if np.isfinite(whole[k]).any())
         caption = (f"{common.shout(name)}: half 16\u201384 range of the differences of {against(file)} over "
                    f"their errors: 1 where the error is right. formal: of the fit; factor: times f; paper: the "
                    f"larger of that and the precision; full: the full error model. All "
-                   f"{int(whole['n_pair'].max(initial=0))} pairs: {widths or 'not measured'}.")
+                   f"{int(whole['n_pair'].max(initial=0))} pairs: {widths or 'not measured'}. Bins of fewer than "
+                   f"{settings.min_count} pairs are not shown.")
         column = schema.Column
         listing = Listing(f"pulls-{name}", f"{common.shout(name)}: widths of pulls", schema.Table("TABLE", (
             column("label", "S16", "", "label"), column("error", "S16", "", "which error"),
             column("axis", "S16", "", "quantity of the bins"), column("centre", "f8", "", "median of the bin"),
-            column("width", "f8", "", "half 16-84 range of the pulls"))), rows, {"width": 2}, file.mock)
+            column("n_pair", "i8", "", "pairs in the bin"), column("width", "f8", "", "half 16-84 range of the pulls"),
+            column("uncertainty", "f8", "", "standard error of a width of 1"))), rows,
+            {"width": 2, "uncertainty": 2}, file.mock)
         out.append(Item("pulls", f"pulls-{name}", f"{common.shout(name)}: widths of pulls", "", caption, [file],
                         _heat(panels, file.mock), (listing,)))
     return out or [Missing("Widths of pulls", "no widths of pulls (cc-errors validate -o X.pulls.fits)")]
@@ -153,8 +157,9 @@ def _first(values):
     return values[0] if len(values) else np.nan
 
 
-def _bins(table, label, axis, a, labels, kinds):
-    """One panel: widths in the bins of the quantity `a`, a row per label and kind of error."""
+def _bins(table, label, axis, a, labels, kinds, min_count):
+    """[panel]: widths in the bins of the quantity `a`, a row per label and kind of error; [] if no bin has
+    `min_count` pairs."""
     own = {n: table[(axis == a) & (label == n)] for n in labels}
     n_bin = max(len(t) for t in own.values())
     middle = np.nanmedian([t["centre"] for t in own.values() if len(t) == n_bin], axis=0)
@@ -162,11 +167,13 @@ def _bins(table, label, axis, a, labels, kinds):
     names = []
     for n, rows in own.items():
         for k in kinds:
-            values[len(names), :len(rows)] = rows[k]
+            values[len(names), :len(rows)] = np.where(rows["n_pair"] >= min_count, rows[k], np.nan)
             names.append(f"{plots.TEXT.get(n, n)}, {k}")
+    if not np.isfinite(values).any():
+        return []
     title = {"snr": "S/N"}.get(a, plots.TEXT.get(a, a))
     digits = 0 if np.nanmax(np.abs(middle)) >= 20 else 2
-    return f"bins of {title} (their medians below)", names, [f"{m:.{digits}f}" for m in middle], values
+    return [(f"bins of {title} (their medians below)", names, [f"{m:.{digits}f}" for m in middle], values)]
 
 
 def _heat(panels, mock):
