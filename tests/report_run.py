@@ -152,6 +152,10 @@ def write_model(folder, fitted, stars, mock):
              stream.Extension("CENSOR", np.ones((n_pix, 6), np.uint8)),
              stream.Extension("LABELS", labels, schema.MODEL_LABELS),
              stream.Extension("TERMS", fitted.powers.astype(np.int32))]
+    if fitted.name == "acgs":       # one of the four has misfit components
+        wave = 0.01 * np.sin(np.arange(n_pix) / 40 + np.arange(2)[:, None])
+        table_of = schema.model_components_table(n_pix)
+        small.append(stream.Extension("COMPONENTS", table_of.rows(2, strength=[9.0, 4.0], loading=wave), table_of))
     write_table(folder / f"{fitted.name}.model.fits", "model", table, rows, mock, small, SURVEY=fitted.survey,
                 SCALE=fitted.scale, MODEL=fitted.name.upper(), MEDIUM=medium)
 

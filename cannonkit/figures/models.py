@@ -4,9 +4,11 @@ import numpy as np
 from cannonkit import plots, schema
 from cannonkit.figures import common
 from cannonkit.figures.common import Item, Missing
+from cannonkit.stages import component_shapes
 from cannonkit.stages import report as stage
 from cannonkit.stages.lookup import Lookup
 
+SHOWN_COMPONENTS = 5
 PAPER = {"acgs": "Figure 3", "gcaa": "Figure 4", "gcgs": "Figure A1", "acaa": "Figure A2"}
 SOLAR = {"teff": 5772.0, "logg": 4.44, "fe_h": 0.0}          # IAU 2015 nominal values
 SOLAR_WIDTH = {"teff": 100.0, "logg": 0.1, "fe_h": 0.05}     # how much a difference of each counts
@@ -232,6 +234,32 @@ def coefficients(run, settings):
         out.append(Item("coefficients", f"coefficients-{name}", title, "", caption, [file],
                         _drawing(model, rows, windows, file.mock)))
     return out
+
+
+def components(run, settings):
+    """Misfit components: the strongest of each model that has some, and what they look like."""
+    out = []
+    for name, file in run.files["model"].items():
+        model = run.model(name)
+        if model.n_component == 0:
+            continue
+        windows = line_windows(model, settings)
+        flat, words, rows = [w for own in windows.values() for w in own], [], []
+        for k in range(min(SHOWN_COMPONENTS, model.n_component)):
+            loading = model.components[:, k]
+            rows.append((f"U {k + 1}", np.where(model.usable, loading, np.nan)))
+            shapes = component_shapes.likeness(loading, model.theta[:, 0], model.usable, model.segment)
+            found = [f"{what} {100 * share:.0f} %" for what, share in shapes.items() if share > 0.1]
+            found += [f"{element} x{ratio:.1f}" for element, ratio in
+                      component_shapes.elements(loading, model.usable, model.wavelength, flat)[:3] if ratio > 1.5]
+            words.append(f"U {k + 1} (S/N {np.sqrt(model.strength[k]):.1f}): {', '.join(found) or 'none of these'}")
+        caption = (f"The {len(rows)} strongest of {model.n_component} misfit components of {common.shout(name)} "
+                   f"({describe(file)}), flux of one unit. Share of each that is smooth over "
+                   f"{component_shapes.SMOOTH} pixels (continuum), a shift or a change of width of the median star's "
+                   f"lines; elements whose line windows hold more than their share (x times). {'; '.join(words)}.")
+        out.append(Item("components", f"components-{name}", f"{common.shout(name)}: misfit components", "", caption,
+                        [file], _drawing(model, rows, windows, file.mock)))
+    return out or [Missing("Misfit components", "no model has misfit components (cc-train --components)")]
 
 
 def _drawing(model, rows, windows, mock):

@@ -21,6 +21,7 @@ FIGURES = {
     "one-to-one": Entry("The models", models.one_to_one, ("model",)),
     "vmicro-relation": Entry("The models", models.with_relation, ("relation", "model")),
     "coefficients": Entry("The models", models.coefficients, ("model",)),
+    "components": Entry("The models", models.components, ("model",)),
     "residuals": Entry("The models", models.residuals, ("model", "spectra", "labels")),
     "before-after": Entry("Labels on one scale", labels.tables, ("training", "labels")),
     "label-differences": Entry("Labels on one scale", labels.label_differences, ("training", "labels")),
