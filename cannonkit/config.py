@@ -287,7 +287,7 @@ class Mock:
     """The two mock surveys (shared/formats.md D): sizes, what is planted, what is left out."""
 
     seed: int = setting(1, "seed of every random number", low=0, high=2**31 - 1)
-    common: int = setting(1100, "field stars in both surveys", low=0, high=2000000)
+    common: int = setting(1700, "field stars in both surveys", low=0, high=2000000)
     apogee_only: int = setting(170, "field stars in APOGEE only", low=0, high=2000000)
     galah_only: int = setting(170, "field stars in GALAH only", low=0, high=2000000)
     apogee_repeats: int = setting(130, "further spectra of APOGEE stars (DUPLICATE rows), groups of 2 to 14",

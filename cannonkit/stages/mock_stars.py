@@ -77,9 +77,9 @@ def dwarf_logg(teff, fe_h):
     return np.clip(4.46 - 0.16 * t - 0.06 * t**2 - 0.05 * fe_h, 3.9, 5.1)
 
 
-# Standard deviation (km/s) of the stars' v_micro around `micro_turbulence`: giants, dwarfs. Planted: half of what
-# Table 1 has between the surveys, so that APOGEE's free v_micro says something that GALAH's formula does not.
-VMICRO_SCATTER = (0.15, 0.20)
+# Standard deviation (km/s) of the stars' v_micro around `micro_turbulence`: giants, dwarfs. Planted, so that APOGEE's
+# free v_micro says a little that GALAH's formula does not.
+VMICRO_SCATTER = (0.08, 0.10)
 
 
 def micro_turbulence(teff, logg):

@@ -26,12 +26,13 @@ OFFSET = {
     "vbroad": (-3.08, -2.59),
 }
 VMICRO_OFFSET = (0.0, -0.07)
+VMICRO_TYPICAL = (1.4, 1.0)  # km/s, on its scale
 ERROR = {
     "teff": ((30.0, 40.0), (58.0, 82.0)),
     "logg": ((0.05, 0.05), (0.118, 0.082)),
     "fe_h": ((0.025, 0.025), (0.050, 0.045)),
     "alpha_fe": ((0.018, 0.018), (0.050, 0.044)),
-    "vmicro": ((0.24, 0.34), (0.0, 0.0)),
+    "vmicro": ((0.27, 0.385), (0.0, 0.0)),
     "vbroad": ((0.3, 0.0), (1.13, 1.4)),
 }
 
@@ -84,7 +85,11 @@ def observed_labels(stars, survey, label_noise, rng):
         sigma = np.where(giant, *ERROR[name][0 if survey == "apogee" else 1])
         noise = rng.standard_normal(n)
         if label_noise:
-            labels[name] = labels[name] + sigma * noise
+            if name == "vmicro" and survey == "apogee":   # ASPCAP fits log v_micro: its error is a factor, 1 on average
+                width = sigma / np.where(giant, *VMICRO_TYPICAL)
+                labels[name] = labels[name] * np.exp(width * noise - 0.5 * width**2)
+            else:
+                labels[name] = labels[name] + sigma * noise
         reported[name] = np.maximum(sigma, 1e-3) * rng.uniform(0.8, 1.4, n)
     if survey == "galah":
         labels["vmicro"] = galah_vmicro(labels["teff"], labels["logg"])
@@ -242,7 +247,7 @@ def galah_flags(stars, star, teff, snr, settings, rng):
         ("BINARY_TSNE", b"binary", 0.6),
         ("BROADENING", b"fast rotator", 0.6),
         ("GRID_LIMIT", b"m dwarf", 0.4),
-        ("FE_LINES", b"metal poor", 0.4),
+        ("FE_LINES", b"metal poor", 0.95),
         ("GRID_LIMIT", b"hot", 0.6),
     ):
         flag[(kind == which) & (rng.random(n) < rate)] |= word.mask(name)
