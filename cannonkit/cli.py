@@ -174,9 +174,14 @@ def add_shard_options(parser):
                        "job the default is this task's share. An output directory gets part-I-of-N.fits")
     group.add_argument("--resume", action="store_true",
                        help="do nothing if FILE is there, whole, and made from the same inputs and settings")
-    group.add_argument("--verify", action="store_true",
-                       help="compare the DATASUM of all rows of the input before the first is used (it is always "
-                       "compared when all rows have been read; a shard reads only its own)")
+    add_verify(group)
+
+
+def add_verify(parser):
+    """--verify (args.verify)."""
+    parser.add_argument("--verify", action="store_true",
+                       help="compare the DATASUM of all rows of the input before the first is used (without it, when "
+                       "all have been read; not for shards and spectra)")
 
 
 def add_settings(parser, cls, **help):

@@ -622,9 +622,9 @@ def test_import_ahead_leaves_errors_to_the_one_who_imports(tmp_path, monkeypatch
 
     assert slow_module.value == 3
     cli.import_ahead("bad_module")
-    with pytest.raises(ValueError, match="bad"):
-        import bad_module  # noqa: F401
     for thread in threading.enumerate():
         if thread is not threading.main_thread():
             thread.join(10)
+    with pytest.raises(ValueError, match="bad"):
+        import bad_module  # noqa: F401
     assert sys.getswitchinterval() == interval

@@ -14,14 +14,14 @@ from cannonkit import errors, fits, provenance, schema, stream
 N_PIX, N_ROW = 50, 200
 
 
-def product(path, rng, n_row=N_ROW, **options):
-    """A spectra product at `path`; returns its rows."""
+def product(path, rng, n_row=N_ROW, kind="spectra", **options):
+    """A product at `path`, called `kind`, with the rows of spectra; returns its rows."""
     table = schema.spectra_table(N_PIX, 12)
     rows = table.rows(n_row, id=[b"star %d" % i for i in range(n_row)], flux=rng.random((n_row, N_PIX)), ivar=1.0,
                       visit=np.arange(n_row), snr_survey=80, snr=np.nan, status=0, n_bad=0)
     wavelength = schema.WAVELENGTH.rows(N_PIX, wavelength=np.arange(N_PIX) + 5000.0, segment=0)
     extension = stream.Extension("WAVELENGTH", wavelength, schema.WAVELENGTH, {"MEDIUM": "air"})
-    with stream.create(path, "spectra", table, n_row, [extension], header={"SURVEY": "apogee"},
+    with stream.create(path, kind, table, n_row, [extension], header={"SURVEY": "apogee"},
                        record={"command": "cc-test", "settings": {"text": "naïve\n'quoted'"}}, **options) as out:
         for first in range(0, n_row, 64):
             out.write(rows[first:first + 64])
@@ -167,7 +167,7 @@ def test_every_truncation_is_refused(tmp_path, rng, pipe_stdin):
 
 
 def test_flipped_bytes_are_found(tmp_path, rng, pipe_stdin):
-    product(tmp_path / "a.fits", rng, n_row=30)
+    product(tmp_path / "a.fits", rng, n_row=30, kind="labels")
     data = (tmp_path / "a.fits").read_bytes()
     with stream.open_source(tmp_path / "a.fits") as source:
         start = source.hdu.data_start

@@ -18,6 +18,7 @@ LISTED = 50       # ids that -v shows of each kind
 def build_parser():
     parser = cli.new_parser("cc-train", __doc__)
     cli.add_stream_options(parser, "SPECTRA", chunk=512)
+    cli.add_verify(parser)
     group = parser.add_argument_group("training")
     group.add_argument("--training", required=True, metavar="TRAINING",
                        help="table of cc-crossmatch with the labels and the column `selected`")
@@ -45,7 +46,8 @@ def run(args):
     stream.check_target(args.output, args.overwrite, [args.input, args.training])
     cli.import_ahead("cannonkit.stages.train")
     fixed = _model(args.scatter_from) if args.scatter_from else None
-    with stream.open_source(args.training) as table, stream.open_source(args.input, "spectra") as spectra:
+    with stream.open_source(args.training) as table, stream.open_source(
+            args.input, "spectra", verify=args.verify) as spectra:
         spectra.require_spectra()
         survey = spectra.header.text("SURVEY")
         columns = _columns(table, survey, args, settings)
