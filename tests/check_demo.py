@@ -2,15 +2,19 @@
 
 Mock data: every number is about simulated stars.
 """
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from cannonkit import model, schema, stream
 
+if "HOME" not in os.environ:                     # gnuastro's programs do not run without it
+    os.environ["HOME"] = tempfile.gettempdir()
 MODELS = ("acgs", "gcgs", "gcaa", "acaa")
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ import pytest
 for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ[_name] = "1"
 os.environ["NUMBA_NUM_THREADS"] = "4"
+
+# gnuastro's programs do not run without HOME; ours do (test_cache.py, test_no_home).
+if "HOME" not in os.environ:
+    os.environ["HOME"] = tempfile.mkdtemp()
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"

@@ -18,8 +18,8 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pipeline")
     inputs = {"CONFIG": folder / "cannon.yaml", "GALAH_ALLSPEC": folder / "allspec.fits",
               **{name: folder / f"{name.lower()}.fits" for name in ("APOGEE", "GALAH", "GAIA", "DISTANCES")}}
-    command = ["make", "-n", "-f", str(ROOT / "configs" / "pipeline.mk"), f"RUN={folder / 'run'}",
-               *(f"{name}={path}" for name, path in inputs.items())]
+    command = ["make", "-n", "--no-print-directory", "-f", str(ROOT / "configs" / "pipeline.mk"),
+               f"RUN={folder / 'run'}", *(f"{name}={path}" for name, path in inputs.items())]
     (folder / "run" / "mock").mkdir(parents=True)
     for path in (*inputs.values(), *(folder / "run" / name for name in (
             "mock/truth.fits", "mock/clusters_open.fits", "clusters.fits", "truth.fits"))):

@@ -110,10 +110,10 @@ class Mapping:
         self.needed_labels = [(self.rejects.add(f"{upper}_NO_{name.upper()}", f"valid {name}"), name)
                               for name in labels]
         self.where = [wanted(CutTest, c, find, catalogue.flags, self.sentinel) for c in self.selection.where]
-        if len(lacking) == 1:
+        first = {p.names: p.what for p in reversed(lacking)}
+        if len(first) == 1:
             raise lacking[0]
         if lacking:
-            first = {p.names: p.what for p in reversed(lacking)}
             raise errors.DataError(f"{place}: lacks columns that the recipe of {survey.survey!r} names: "
                                    + "; ".join(f"{what}: no {names}" for names, what in reversed(first.items()))
                                    + errors.did_you_mean("", columns)
