@@ -99,7 +99,7 @@ def agreement_item(figure, name, title, paper, text, units, given, found, files,
     listing = common.by_label_listing(name, title, units, columns, rows, mock)
     listing.digits["slope"] = 2
     n = max((row[0] for row in rows), default=0)
-    caption = (f"{text} {common.count(n)} stars; black: one to one; red: running median with 16th and 84th "
+    caption = (f"{text} {common.count(n)} stars; black: one to one; orange: running median with 16th and 84th "
                f"percentiles. Bias (mean) \u00b1 scatter: {'; '.join(numbers)}.")
     return Item(figure, name, title, paper, caption, files,
                 lambda: plots.one_to_one(panels, x_text, y_text, mock), (listing,))

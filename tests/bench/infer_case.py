@@ -9,7 +9,6 @@ and making a million different ones would take longer than fitting them.
 import json
 import os
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import synthetic  # noqa: E402
+from run import best  # noqa: E402
 
 from cannonkit import model as models  # noqa: E402
 from cannonkit import schema, stream  # noqa: E402
@@ -51,15 +51,6 @@ def write(path, model, flux, ivar, n_star):
             out.write(part)
 
 
-def quickest(function, repeats=5):
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def product_time(fitter, n_block=64):
     """Seconds per star of the bare float32 products, weights @ pairs and weighted residuals @ theta, in blocks of
     64 stars on all threads."""
@@ -72,7 +63,7 @@ def product_time(fitter, n_block=64):
         return weights @ pairs, weights @ theta
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return quickest(lambda: list(pool.map(block, range(n_block)))) / (64 * n_block)
+        return best(lambda: list(pool.map(block, range(n_block)))) / (64 * n_block)
 
 
 def measure():
@@ -81,7 +72,7 @@ def measure():
     model, flux, ivar = make()
     fitter = infer.prepare(model)
     fitter.fit(flux, ivar)
-    return {"product": product_time(fitter), "fit": quickest(lambda: fitter.fit(flux, ivar)) / len(flux)}
+    return {"product": product_time(fitter), "fit": best(lambda: fitter.fit(flux, ivar)) / len(flux)}
 
 
 if __name__ == "__main__" and sys.argv[1] == "measure":

@@ -1,21 +1,19 @@
 """Run by the peer's Python: from its files to its trained model, as its guide does it; prints the seconds of training.
 
-    python peer_train.py SPECTRA.pkl LABELS.npy N_PIXEL MODEL
+    python peer_train.py FLUX.npy IVAR.npy LABELS.npy N_PIXEL MODEL
 
-SPECTRA.pkl holds (flux, ivar), each (n_star, n_pix), the form that the guide reads; LABELS.npy (n_star, n_label).
+Arrays: flux and ivar (n_star, n_pix), labels (n_star, n_label).
 All of `train` is at its documented defaults: one process, L-BFGS-B. Only the first N_PIXEL pixels are trained, as
 columns of the whole arrays; the model that is written has all of them.
 """
-import pickle
 import sys
 import time
 
 import numpy as np
 import thecannon
 
-with open(sys.argv[1], "rb") as file:
-    flux, ivar = pickle.load(file)
-labels, n_pixel = np.load(sys.argv[2]), int(sys.argv[3])
+flux, ivar, labels = (np.load(path) for path in sys.argv[1:4])
+n_pixel = int(sys.argv[4])
 names = tuple(f"l{i}" for i in range(labels.shape[1]))
 vectorizer = thecannon.vectorizer.PolynomialVectorizer(names, 2)
 model = thecannon.CannonModel(labels, flux, ivar, vectorizer)
@@ -25,4 +23,4 @@ theta, s2, _ = part.train()
 print(f"\nseconds {time.perf_counter() - start}")
 copies = -(-flux.shape[1] // n_pixel)
 model._theta, model._s2 = np.tile(theta, (copies, 1))[:flux.shape[1]], np.tile(s2, copies)[:flux.shape[1]]
-model.write(sys.argv[4], overwrite=True)
+model.write(sys.argv[5], overwrite=True)
