@@ -67,7 +67,7 @@ def run(args):
         _tables(folder, plan, settings, args)
         if files:
             with cli.Progress(n_apogee + n_galah, "spectra", args) as progress:
-                _spectra(folder, plan, settings, progress)
+                _spectra(folder, plan, settings, args, progress)
     n_star = int((plan.stars["in_apogee"] | plan.stars["in_galah"]).sum())
     common = int((plan.stars["in_apogee"] & plan.stars["in_galah"]).sum())
     cli.log(f"a mock, seed {settings.seed}: {n_apogee} APOGEE and {n_galah} GALAH spectra of "
@@ -125,9 +125,8 @@ def _stream(args, settings):
 
 
 def _write(args, settings, survey, source):
-    """Blocks of spectra into the product, and their truth beside it; a second thread writes."""
+    """Blocks of spectra, each made by a thread, into the product in their order, and their truth beside it."""
     import contextlib
-    from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np
 
@@ -153,26 +152,47 @@ def _write(args, settings, survey, source):
             header=header, sources=source.sources, record=record, overwrite=args.overwrite,
             row_header=schema.bit_cards("STAT", bitmasks.SPECTRUM_STATUS)))
         progress = stack.enter_context(cli.Progress(source.n_row, "spectra", args))
-        writer = stack.enter_context(ThreadPoolExecutor(1))
-        # Two sets of rows in turn: one is filled while the other is written.
-        memory = [np.zeros(STREAM_BLOCK, table.dtype) for _ in range(2)]
-        pending, turn = None, 0
-        for known in source.blocks():
-            rows = memory[turn % 2][:len(known)]
-            source.fill(known, rows)
-            if pending is not None:
-                progress.advance(pending.result())
-            pending = writer.submit(_put, out, truth, rows, known)
-            turn += 1
-        if pending is not None:
-            progress.advance(pending.result())
+
+        def make(known, rows):
+            rows["id"], rows["star_id"], rows["visit"] = known["id"], known["star_id"], 0
+            rows["snr_survey"] = known["snr"]
+            rows["file"] = known["file"] if "file" in known.dtype.names else b""
+            source.maker.fill(known, rows)
+            return known, rows
+
+        free = [np.zeros(STREAM_BLOCK, table.dtype) for _ in range(_threads(args) + 2)]
+        blocks = ((make, known, free.pop()[: len(known)]) for known in source.blocks())
+        for known, rows in _in_threads(args, blocks):
+            out.write(rows)
+            if truth is not None:
+                truth.write(known)
+            progress.advance(len(rows))
+            free.append(rows.base)
 
 
-def _put(out, truth, rows, known):
-    out.write(rows)
-    if truth is not None:
-        truth.write(known)
-    return len(rows)
+def _threads(args):
+    import numba
+
+    return args.threads or numba.get_num_threads()
+
+
+def _in_threads(args, jobs):
+    """Results of jobs (function, arguments...) in their order; two more than there are threads are under way."""
+    from collections import deque
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_threads(args)) as pool:
+        pending = deque()
+        try:
+            for job in jobs:
+                pending.append(pool.submit(*job))
+                if len(pending) > _threads(args) + 1:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for job in pending:
+                job.cancel()
 
 
 class _Lines:
@@ -180,8 +200,6 @@ class _Lines:
 
     def __init__(self, args, settings, survey, name):
         import os
-
-        import numba
 
         from cannonkit import recipe
         from cannonkit.stages import mock_stream, resample
@@ -197,15 +215,10 @@ class _Lines:
         self.survey, self.settings, self.sources = args.survey, settings, []
         self.wavelength, self.segment = plan.grid.wavelength, plan.grid.segment
         self.medium, self.normalisation = plan.grid.medium, (plan.continuum.describe(), "continuum normalisation")
-        self.maker = mock_stream.Stream(args.survey, plan, settings, clear, args.threads or numba.get_num_threads())
+        self.maker = mock_stream.Stream(args.survey, plan, settings, clear)
 
     def close(self):
-        self.maker.close()
-
-    def fill(self, known, rows):
-        rows["id"], rows["star_id"], rows["visit"] = known["id"], known["star_id"], 0
-        rows["snr_survey"], rows["file"] = known["snr"], known["file"]
-        self.maker.fill(known, rows)
+        pass
 
 
 class _Drawn(_Lines):
@@ -255,7 +268,6 @@ class _Named(_Lines):
         self.sources = [*self.targets.sources, self.truth]
 
     def close(self):
-        super().close()
         self.targets.close()
         self.truth.close()
 
@@ -319,11 +331,6 @@ class _FromModel:
         for first in range(0, self.n_row, STREAM_BLOCK):
             yield self.maker.truth(first, min(STREAM_BLOCK, self.n_row - first))
 
-    def fill(self, known, rows):
-        rows["id"], rows["star_id"], rows["visit"] = known["id"], known["star_id"], 0
-        rows["snr_survey"], rows["file"] = known["snr"], b""
-        self.maker.fill(known, rows)
-
 
 # --- the surveys' files -----------------------------------------------------------------------------
 
@@ -361,10 +368,9 @@ def _tables(folder, plan, settings, args):
         out.write(truth)
 
 
-def _spectra(folder, plan, settings, progress):
-    """Make spectra block by block; a second thread writes files while the next block is computed."""
+def _spectra(folder, plan, settings, args, progress):
+    """Make spectra and their files block by block, each in a thread."""
     import os
-    from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np
 
@@ -375,7 +381,9 @@ def _spectra(folder, plan, settings, progress):
     synthesis = mock_spectra.Synthesis(clear)
     allstar = mock.apogee_rows(plan, mock_files.ALLSTAR)
 
-    def write_apogee(which, planes, weight, shift):
+    def apogee(which):
+        planes, weight, shift, _ = mock_spectra.apogee_block(
+            synthesis, plan.stars, mock_spectra.take(plan.apogee.observations, which), plan.visits[which], settings)
         for j, i in enumerate(which):
             row, visits = allstar[i], int(plan.visits[i])
             own = {name: plane[j] for name, plane in planes.items()}
@@ -385,8 +393,10 @@ def _spectra(folder, plan, settings, progress):
                                           row["FIELD"].decode().strip(), row["FILE"].decode().strip()), data)
         return len(which)
 
-    def write_galah(which, cameras, grids):
-        start, step, _ = grids
+    def galah(which):
+        grids = start, step, _ = tuple(g[which] for g in plan.grids)
+        cameras = mock_spectra.galah_block(
+            synthesis, plan.stars, mock_spectra.take(plan.galah.observations, which), grids, settings)
         for j, i in enumerate(which):
             name = str(plan.galah.columns["sobject_id"][i])
             for c in range(4):
@@ -396,30 +406,14 @@ def _spectra(folder, plan, settings, progress):
                     mock_files.write(os.path.join(folder, "galah", "spectra", f"{name}{c + 1}.fits"), data)
         return len(which)
 
-    def blocks():
-        n = len(plan.apogee.star)
+    def jobs():
         order = np.argsort(plan.visits, kind="stable")      # files with as many rows together: small blocks
-        for first in range(0, n, BLOCK):
-            which = order[first:first + BLOCK]
-            planes, weight, shift, _ = mock_spectra.apogee_block(
-                synthesis, plan.stars, mock_spectra.take(plan.apogee.observations, which), plan.visits[which],
-                settings)
-            yield write_apogee, (which, planes, weight, shift)
-        for first in range(0, len(plan.galah.star), BLOCK):
-            which = np.arange(first, min(first + BLOCK, len(plan.galah.star)))
-            grids = tuple(g[which] for g in plan.grids)
-            cameras = mock_spectra.galah_block(
-                synthesis, plan.stars, mock_spectra.take(plan.galah.observations, which), grids, settings)
-            yield write_galah, (which, cameras, grids)
+        for make, which in ((apogee, order), (galah, np.arange(len(plan.galah.star)))):
+            for first in range(0, len(which), BLOCK):
+                yield make, which[first:first + BLOCK]
 
-    with ThreadPoolExecutor(1) as writer:
-        pending = None
-        for function, arguments in blocks():
-            if pending is not None:
-                progress.advance(pending.result())
-            pending = writer.submit(function, *arguments)
-        if pending is not None:
-            progress.advance(pending.result())
+    for n in _in_threads(args, jobs()):
+        progress.advance(n)
 
 
 def main(argv=None):

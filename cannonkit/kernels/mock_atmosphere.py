@@ -11,7 +11,7 @@ cgs units inside; wavelengths in micrometres where the opacity fits have them so
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 K_EV = 8.617333e-5  # Boltzmann constant, eV/K
 K_CGS = 1.380649e-16
@@ -253,7 +253,7 @@ T_LINE, PE_LINE, PG_LINE, KAPPA, SLOPE, H_NEUTRAL, N_HYDROGEN, T_DEEP, NE_DEEP, 
 N_STATE = 11
 
 
-@njit(parallel=True, cache=True, nogil=True)  # files are written meanwhile
+@njit(cache=True, nogil=True)
 def build_atmospheres(
     teff, logg, abundance, elements, molecules, centres, line_depth, hydrogen_depth, state, density
 ):
@@ -266,10 +266,9 @@ def build_atmospheres(
     line_depth, hydrogen_depth   (n_region,) float64, optical depths in the region's continuum where metal and
                  hydrogen lines form
 
-    Parallel over stars; each writes its own rows. density is per hydrogen nucleus over the partition
-    function.
+    density is per hydrogen nucleus over the partition function.
     """
-    for m in prange(teff.shape[0]):
+    for m in range(teff.shape[0]):
         tau = np.empty(N_DEPTH)
         t = np.empty(N_DEPTH)
         pg = np.empty(N_DEPTH)

@@ -1,16 +1,16 @@
 """Spectra of the mock surveys: stars -> fine spectra -> pixels of a survey's files. Arrays only.
 
-`Synthesis` holds what is made once (line lists, working grids); `apogee_block` and `galah_block` give the
-planes
-of the files of some spectra. Formats.md A1, A2, D1 and D5. Every random number comes from the seed and the
-spectrum's own number, so blocks can be made in any order and size.
+`Synthesis` holds what is made once (line lists, working grids); `apogee_block` and `galah_block` give the planes of the
+files of some spectra, or what a stream needs of them. Formats.md A1, A2, D1 and D5. Every random number comes from the
+seed and the spectrum's own number, so blocks can be made in any order and size.
 """
 
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import wofz
 
-from cannonkit.kernels import mock, mock_atmosphere, mock_noise
+from cannonkit.kernels import mock, mock_atmosphere, mock_noise, mock_stream
 from cannonkit.stages import mock_atoms, mock_lines, mock_stars
 from cannonkit.stages import wavelength as wavelengths
 
@@ -54,10 +54,12 @@ class Synthesis:
 
     keep_clear: vacuum wavelengths (Angstrom) that get no lines within 0.6 A: the APOGEE continuum pixels.
     wanted: the regions that are used; the atmospheres of others are left out.
+    quick: noiseless pixels by kernels/mock_stream.py.
     """
 
-    def __init__(self, keep_clear=(), wanted=(0, 1, 2, 3, 4)):
+    def __init__(self, keep_clear=(), wanted=(0, 1, 2, 3, 4), quick=False):
         self.wanted = np.array(wanted)
+        self.series = voigt_series() if quick else None
         self.elements = mock_atoms.element_table()
         self.molecules = mock_atoms.molecule_table()
         masses = np.repeat(self.elements[:, 0], 2)
@@ -105,30 +107,45 @@ class Synthesis:
         """Normalised flux (n_star, n_point) of stars before rotation and instrument, on the region's grid."""
         state, density = self.atmospheres(stars) if atmospheres is None else atmospheres
         r = self.regions[region]
-        wavelength, species, excitation, log_gf, damping = r.lines
         flux = np.empty((len(stars), r.n_point))
-        mock.synthesise(
-            region,
-            r.first,
-            r.step,
-            wavelength,
-            species,
-            excitation,
-            log_gf,
-            damping,
-            self.mass,
-            r.hydrogen,
-            density,
-            state,
-            np.ascontiguousarray(stars["vmicro"]),
-            flux,
-        )
+        mock.synthesise(region, r.first, r.step, *r.lines, self.mass, r.hydrogen, density, state,
+                        np.ascontiguousarray(stars["vmicro"]), flux)
         return flux
+
+    def observer(self, stars, region, atmospheres=None):
+        """A function (star, grid, instrument, out) that fills out with noiseless pixels of rows `star` of stars.
+
+        grid, instrument: the arguments of mock.observe_many from log_start to n_pix, and from sigma_start on.
+        """
+        r = self.regions[region]
+        if self.series is None:
+            fine = self.fine(stars, region, atmospheres)
+            return lambda star, grid, instrument, out: mock.observe_many(fine, star, r.first, r.step, *grid,
+                                                                         *instrument, out)
+        state, density = self.atmospheres(stars) if atmospheres is None else atmospheres
+        v_micro = np.ascontiguousarray(stars["vmicro"])
+        return lambda star, grid, instrument, out: mock_stream.draw(
+            region, r.first, r.step, r.n_point, *r.lines, self.mass, r.hydrogen, density, state, v_micro, self.series,
+            star, *grid, *instrument, out)
 
     def wavelength(self, region):
         """Vacuum wavelengths (Angstrom) of the working grid."""
         r = self.regions[region]
         return np.exp(r.first + r.step * np.arange(r.n_point))
+
+
+def voigt_series(most=10.0, n_term=6):
+    """(n_node, n_term) Taylor coefficients in a of the Voigt function H(a, x) at x = node / mock.NODES, up to `most`.
+
+    H is the real part of w(x + i a), w' = -2 z w + 2 i / sqrt(pi), and d/da = i d/dz.
+    """
+    x = np.arange(int(mock.NODES * most) + 2) / mock.NODES
+    w = [wofz(x)]
+    w.append(-2.0 * x * w[0] + 2j / np.sqrt(np.pi))
+    for n in range(1, n_term - 1):
+        w.append(-2.0 * x * w[n] - 2.0 * n * w[n - 1])
+    factorial = np.cumprod([1.0, *range(1, n_term)])
+    return np.ascontiguousarray(np.stack([(1j**n * w[n]).real / factorial[n] for n in range(n_term)], axis=1))
 
 
 class Observation(NamedTuple):
@@ -187,53 +204,23 @@ def _unique(stars, star):
     return stars[wanted], rows, other
 
 
-def _pixels(synthesis, region, sub, fine, rows, other, stars, obs, log_start, log_step, linear, n_pix, sigma):
-    """Noiseless pixels (n, longest) of spectra, binaries and emission lines included."""
-    r = synthesis.regions[region]
+def _pixels(observe, sub, rows, other, stars, obs, log_start, log_step, linear, n_pix, sigma):
+    """Noiseless pixels (n, longest) of spectra, binaries and emission lines included; observe: Synthesis.observer."""
     out = np.ones((len(rows), int(n_pix.max())))
     width = obs.lsf[:, None] * np.asarray(sigma)
 
-    def show(which, shift, target):
-        rotation, macro = sub["v_rotation"][which], sub["v_macro"][which]
-        mock.observe_many(
-            fine,
-            which,
-            r.first,
-            r.step,
-            log_start,
-            log_step,
-            linear,
-            n_pix,
-            np.ascontiguousarray(width[:, 0]),
-            np.ascontiguousarray(width[:, 1]),
-            np.ascontiguousarray(rotation),
-            np.ascontiguousarray(macro),
-            shift,
-            target,
-        )
+    def show(which, star, shift, target):
+        arrays = (width[which, 0], width[which, 1], sub["v_rotation"][star], sub["v_macro"][star], shift)
+        observe(star, (log_start[which], log_step[which], linear, n_pix[which]),
+                tuple(np.ascontiguousarray(a) for a in arrays), target)
 
-    show(rows, obs.shift, out)
+    show(slice(None), rows, obs.shift, out)
     pairs = np.flatnonzero(other >= 0)
     if pairs.size:
         second = np.ones((pairs.size, out.shape[1]))
         star = stars[obs.star[pairs]]
-        w, q = width[pairs], star["flux_ratio"]
-        mock.observe_many(
-            fine,
-            other[pairs],
-            r.first,
-            r.step,
-            log_start[pairs],
-            log_step[pairs],
-            linear,
-            n_pix[pairs],
-            np.ascontiguousarray(w[:, 0]),
-            np.ascontiguousarray(w[:, 1]),
-            np.ascontiguousarray(sub["v_rotation"][other[pairs]]),
-            np.ascontiguousarray(sub["v_macro"][other[pairs]]),
-            obs.shift[pairs] + star["velocity_difference"],
-            second,
-        )
+        q = star["flux_ratio"]
+        show(pairs, other[pairs], obs.shift[pairs] + star["velocity_difference"], second)
         out[pairs] = (out[pairs] + q[:, None] * second) / (1.0 + q[:, None])
     strength = stars["emission"][obs.star]
     for i in np.flatnonzero(strength > 0.0):
@@ -255,28 +242,14 @@ def apogee_block(synthesis, stars, obs, visits, settings, whole=True):
     """Planes of apStar files: dict of (n, n_row, 8575) arrays, and weight, shift, noiseless flux.
 
     visits: (n,) of these spectra. n_row = 2 + the most visits among them (1 where all have one visit).
-    whole: False leaves out sky and telluric planes.
+    whole: False leaves out sky and telluric planes and gives row 0 alone.
     """
     n = len(obs.star)
     sub, rows, other = _unique(stars, obs.star)
-    fine = synthesis.fine(sub, 0)
-    clean = _pixels(
-        synthesis,
-        0,
-        sub,
-        fine,
-        rows,
-        other,
-        stars,
-        obs,
-        np.full(n, APOGEE_LOG[0]),
-        np.full(n, APOGEE_LOG[1] - APOGEE_LOG[0]),
-        False,
-        np.full(n, APOGEE_PIXELS),
-        APOGEE_SIGMA,
-    )
+    clean = _pixels(synthesis.observer(sub, 0), sub, rows, other, stars, obs, np.full(n, APOGEE_LOG[0]),
+                    np.full(n, APOGEE_LOG[1] - APOGEE_LOG[0]), False, np.full(n, APOGEE_PIXELS), APOGEE_SIGMA)
     most = int(visits.max())
-    n_row = 1 if most == 1 else 2 + most
+    n_row = 2 + most if whole and most > 1 else 1
     u = uniform("apogee", obs.number, 1002, 3 * MOST_VISITS + 8, settings)      # as many for any block
     one, two, three, rest = np.split(u, [MOST_VISITS, 2 * MOST_VISITS, 3 * MOST_VISITS], axis=1)
     own = np.arange(most) < visits[:, None]
@@ -293,28 +266,11 @@ def apogee_block(synthesis, stars, obs, visits, settings, whole=True):
     star = stars[obs.star]
     scale = 10.0 ** (-0.4 * (star["h_mag"] - 12.0)) * 180.0
     mock_noise.apogee_planes(
-        clean,
-        visits.astype(np.int64),
-        np.ascontiguousarray(star["teff"]),
-        scale,
-        np.ascontiguousarray(star["radial_velocity"]),
-        obs.snr,
-        weight,
-        shift,
-        obs.number,
-        settings.seed,
-        WIGGLE["apogee"] if settings.wiggles else 0.0,
-        settings.junk,
-        persistence,
-        ends,
-        planes["flux"],
-        planes["error"],
-        planes["mask"],
-        planes["sky"],
-        planes["sky_error"],
-        planes["telluric"],
-        planes["telluric_error"],
-    )
+        clean, visits.astype(np.int64), np.ascontiguousarray(star["teff"]), scale,
+        np.ascontiguousarray(star["radial_velocity"]), obs.snr, weight, shift, obs.number, settings.seed,
+        WIGGLE["apogee"] if settings.wiggles else 0.0, settings.junk, persistence, ends, planes["flux"],
+        planes["error"], planes["mask"], planes["sky"], planes["sky_error"], planes["telluric"],
+        planes["telluric_error"])
     return planes, weight, shift, clean
 
 
@@ -347,25 +303,11 @@ def galah_block(synthesis, stars, obs, grids, settings, whole=True):
     rest = 1.0 - star["radial_velocity"] / mock.LIGHT
     out = []
     for c in range(4):
-        fine = synthesis.fine(sub, c + 1, atmospheres)
         s, d, k = start[:, c] * rest, step[:, c] * rest, n_pix[:, c]
         # A linear grid in air is linear in vacuum to 1e-4 of a pixel inside a camera: exact at both ends.
         ends = wavelengths.air_to_vacuum(np.stack([s, s + d * 4095]))
-        clean = _pixels(
-            synthesis,
-            c + 1,
-            sub,
-            fine,
-            rows,
-            other,
-            stars,
-            obs,
-            ends[0],
-            (ends[1] - ends[0]) / 4095,
-            True,
-            k,
-            (1.05 * GALAH_SIGMA, 0.95 * GALAH_SIGMA),
-        )
+        clean = _pixels(synthesis.observer(sub, c + 1, atmospheres), sub, rows, other, stars, obs, ends[0],
+                        (ends[1] - ends[0]) / 4095, True, k, (1.05 * GALAH_SIGMA, 0.95 * GALAH_SIGMA))
         planes = {name: np.ones(clean.shape) for name in ("normalised", "sigma")}
         for name in ("counts", "with_sky", "sky_sigma"):
             planes[name] = np.ones(clean.shape if whole else (0, 0))
@@ -373,25 +315,9 @@ def galah_block(synthesis, stars, obs, grids, settings, whole=True):
         level = 40.0 * obs.snr * GALAH_SNR_RATIO[c]
         slope = np.clip((star["teff"] - 5000.0) / 9000.0, -0.3, 0.3) * (1.0 if c < 2 else 0.5)
         mock_noise.galah_planes(
-            clean,
-            k,
-            np.full(n, c),
-            s,
-            d,
-            np.ascontiguousarray(star["radial_velocity"]),
-            1.0 / snr,
-            np.full(n, GALAH_CAMERAS[c][3]),
-            level,
-            slope,
-            obs.number,
-            settings.seed,
-            WIGGLE["galah"] if settings.wiggles else 0.0,
-            settings.junk,
-            planes["normalised"],
-            planes["sigma"],
-            planes["counts"],
-            planes["with_sky"],
-            planes["sky_sigma"],
-        )
+            clean, k, np.full(n, c), s, d, np.ascontiguousarray(star["radial_velocity"]), 1.0 / snr,
+            np.full(n, GALAH_CAMERAS[c][3]), level, slope, obs.number, settings.seed,
+            WIGGLE["galah"] if settings.wiggles else 0.0, settings.junk, planes["normalised"], planes["sigma"],
+            planes["counts"], planes["with_sky"], planes["sky_sigma"])
         out.append({"start": s, "step": d, "n_pix": k, "clean": clean, **planes})
     return out

@@ -1,10 +1,9 @@
 """Spectra of the mock as cc-resample would give them, without files: truth rows -> flux and ivar on the common grid.
 
 The same noise, masks and junk as in the survey's files (stages/mock_spectra.py), put through cc-resample's own
-stage: for the same truth rows, what the files and cc-resample give, but for the files' float32.
+stage: for the same truth rows, what the files and cc-resample give, but for the files' float32 and the error of
+kernels/mock_stream.py.
 """
-
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -35,46 +34,27 @@ def stars_of(truth):
 
 
 class Stream:
-    """Makes spectra of one survey.
+    """Makes spectra of one survey; `fill` may run in several threads.
 
     survey      'apogee' or 'galah'
     plan        resample.Plan of the survey's recipe
     settings    config.Mock
     keep_clear  as of mock_spectra.Synthesis
-    threads     of cc-resample's stage; the rest has Numba's
     """
 
-    def __init__(self, survey, plan, settings, keep_clear, threads):
+    def __init__(self, survey, plan, settings, keep_clear):
         self.survey, self.plan, self.settings = survey, plan, settings
         regions = (0,) if survey == "apogee" else (1, 2, 3, 4)
-        self.synthesis = mock_spectra.Synthesis(keep_clear, regions)
-        self.threads = max(1, threads)
-        self.pool = ThreadPoolExecutor(self.threads)
-        self.work = [resample.Workspace() for _ in range(self.threads)]
-
-    def close(self):
-        self.pool.shutdown()
+        self.synthesis = mock_spectra.Synthesis(keep_clear, regions, quick=True)
 
     def fill(self, truth, rows):
         """Fill snr, n_bad, status, flux, ivar of `rows` (of a spectra table) for truth rows, as many."""
         truth = schema.native(truth)
         stars = stars_of(truth)
-        n = len(truth)
         obs = mock_spectra.Observation(*(np.ascontiguousarray(a) for a in (
-            np.arange(n), truth["number"], truth["snr"], truth["lsf"], truth["velocity_left"])))
+            np.arange(len(truth)), truth["number"], truth["snr"], truth["lsf"], truth["velocity_left"])))
         batch = (self._apogee if self.survey == "apogee" else self._galah)(truth, stars, obs)
-        edges = [n * k // self.threads for k in range(self.threads + 1)]
-        jobs = [self.pool.submit(self._resample, batch, slice(a, b), rows[a:b], work)
-                for a, b, work in zip(edges, edges[1:], self.work, strict=False) if b > a]
-        for job in jobs:
-            job.result()
-
-    def _resample(self, batch, part, rows, work):
-        fields = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
-        batch = resample.Batch(**{name: value[part] if len(value) else value for name, value in fields.items()})
-        shape = len(rows), self.plan.grid.wavelength.size
-        store = work.empty("flux", shape, np.float32), work.empty("ivar", shape, np.float32)
-        result = resample.resample(self.plan, batch, store)
+        result = resample.resample(self.plan, batch)
         for name in ("snr", "n_bad", "status", "flux", "ivar"):
             rows[name] = getattr(result, name)
 
@@ -82,10 +62,9 @@ class Stream:
         visits = np.ascontiguousarray(truth["visits"]).astype(np.int64)
         planes, *_ = mock_spectra.apogee_block(self.synthesis, stars, obs, visits, self.settings, whole=False)
         n = len(truth)
-        first = {name: np.ascontiguousarray(planes[name][:, :1]) for name in ("flux", "error", "mask")}
         one = np.ones((n, 1))
         return resample.Batch(
-            first["flux"], first["error"], first["mask"], np.full((n, 1), mock_spectra.APOGEE_PIXELS),
+            planes["flux"], planes["error"], planes["mask"], np.full((n, 1), mock_spectra.APOGEE_PIXELS),
             np.full((n, 1), resample_kernel.SCALES["log10"]), 4.179 * one, 6e-6 * one, np.zeros((0, 0, 0)), np.ones(n),
             np.full(n, np.nan), np.zeros(n, np.int64))
 

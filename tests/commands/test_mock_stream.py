@@ -50,12 +50,14 @@ def test_streamed_spectra_are_those_that_cc_resample_makes_of_the_files(mock, in
     assert len(read) > 5
     for name in ("id", "star_id", "visit", "file", "snr_survey", "status"):
         assert_array_equal(read[name], made[name], err_msg=name)
-    # The files hold float32: a pixel at the edge of a mask (flux above 1.2, say) may fall on either side.
+    # The files hold float32, streams have the short cuts of kernels/mock_stream.py (noiseless flux within 2e-4): a
+    # pixel at the edge of a mask (flux above 1.2, say) may fall on either side.
     same = (read["ivar"] > 0) == (made["ivar"] > 0)
     assert same.mean() > 1.0 - 1e-5
     use = (read["ivar"] > 0) & (made["ivar"] > 0)
-    np.testing.assert_allclose(made["flux"][use], read["flux"][use], atol=1e-5, rtol=1e-5)
-    np.testing.assert_allclose(made["ivar"][use], read["ivar"][use], rtol=1e-4)
+    np.testing.assert_allclose(made["flux"][use], read["flux"][use], atol=3e-4)
+    assert np.quantile(np.abs(made["flux"] - read["flux"])[use], 0.99) < 5e-5
+    np.testing.assert_allclose(made["ivar"][use], read["ivar"][use], rtol=2e-3)
 
 
 @pytest.mark.parametrize("survey", ["apogee", "galah"])

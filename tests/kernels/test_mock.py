@@ -1,11 +1,10 @@
 """Kernels of the mock against independent formulas and plain loops."""
-import numba
 import numpy as np
 import pytest
-from scipy.special import wofz
+from scipy.special import ndtri, wofz
 
-from cannonkit.kernels import mock, mock_atmosphere, mock_noise
-from cannonkit.stages import mock_atoms
+from cannonkit.kernels import mock, mock_atmosphere, mock_noise, mock_stream
+from cannonkit.stages import mock_atoms, mock_spectra
 
 ELEMENTS, MOLECULES = mock_atoms.element_table(), mock_atoms.molecule_table()
 SOLAR = 10.0 ** (ELEMENTS[:, 1] - 12.0)
@@ -37,6 +36,25 @@ def test_voigt_against_the_faddeeva_function(a):
     mine = np.array([mock.voigt(a, v) for v in x])
     # Humlicek's algorithm is good to 1e-4 of the local value (stated by its author).
     np.testing.assert_allclose(mine, wofz(x + 1j * a).real, rtol=2e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("a", [1e-3, 0.03, 0.2, 0.25])
+def test_series_of_the_voigt_function(a):
+    part, none = np.zeros(119), np.empty((0, 6))
+    mock.add_core(part, 2.0, a, 30, 89.3, 0.1, mock_spectra.voigt_series())
+    x = (30 + np.arange(119) - 89.3) * 0.1
+    np.testing.assert_allclose(part, 2.0 * wofz(x + 1j * a).real, atol=2e-4)      # 1e-4 of the centre's opacity
+    plain = np.zeros(119)
+    mock.add_core(plain, 2.0, a, 30, 89.3, 0.1, none)
+    np.testing.assert_array_equal(plain, [2.0 * mock.voigt(a, v) for v in x])
+
+
+@pytest.mark.parametrize("a", [1e-3, 0.2, 4.0])
+def test_shoulders_of_a_line_are_those_of_the_voigt_function(a):
+    part = np.zeros(300)
+    mock.add_shoulder(part, 2.0, a, 100, 20.7, 0.07)
+    want = [2.0 * mock.voigt(a, (100 + k - 20.7) * 0.07) for k in range(300)]
+    np.testing.assert_array_equal(part, want)
 
 
 def test_saha_gives_the_known_ionisation_of_solar_hydrogen_and_iron():
@@ -191,6 +209,26 @@ def test_pixels_off_the_grid_are_one():
     np.testing.assert_allclose(out, [1.0, 0.5, 1.0], atol=1e-12)
 
 
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize(("rotation", "macro", "shift"), [(0.0, 2.0, 0.3), (8.0, 6.0, -40.0), (90.0, 0.0, 5.0)])
+def test_one_convolution_and_a_cubic_are_as_good_as_two_sums_per_pixel(linear, rotation, macro, shift):
+    step = 1.2 / mock.LIGHT
+    first = np.log(6500.0)
+    wave = np.exp(first + step * np.arange(4000))
+    lines = np.random.default_rng(8).uniform(6510.0, 6595.0, 60)
+    fine = 0.99 - 0.6 * np.exp(-0.5 * ((wave[:, None] - lines) / 0.05) ** 2).max(axis=1)
+    start, pixel = (6499.5, 0.064) if linear else (np.log(6499.5), 1.4e-5)
+    grid = start + pixel * np.arange(1700)
+    want, out = np.empty(1700), np.empty(1700)
+    mock.observe(fine, first, step, np.log(grid) if linear else grid, 4.8, 4.3, rotation, macro, shift, want)
+    mock_stream.observe_smooth(fine, first, step, start, pixel, linear, 4.8, 4.3, rotation, macro, shift,
+                               np.empty(1700), np.empty(4000), out)
+    assert (want[0], out[0], want[-1], out[-1]) == (1.0, 1.0, 1.0, 1.0)       # off the grid
+    inside = (want != 1.0) & (out != 1.0)           # the last pixels that a stencil reaches differ by a few
+    assert inside.sum() > 1000
+    np.testing.assert_allclose(out[inside], want[inside], atol=2e-4)
+
+
 # --- random numbers ----------------------------------------------------------------------------------
 
 def test_normal_stream_is_normal_and_keys_differ():
@@ -204,6 +242,14 @@ def test_normal_stream_is_normal_and_keys_differ():
     assert abs(np.corrcoef(z, other)[0, 1]) < 0.01
 
 
+def test_normal_numbers_are_quantiles_of_the_uniform_ones():
+    key = np.uint64(mock_noise.key_of(1, 2, 3, 4))
+    z, u = np.empty(20000), np.empty(20000)
+    mock_noise.fill_normal(key, z)
+    mock_noise.fill_uniforms(key, u)
+    np.testing.assert_allclose(z, ndtri(u), rtol=2e-8, atol=1e-8)
+
+
 def test_uniform_stays_inside_the_open_interval():
     key = np.uint64(mock_noise.key_of(7, 7, 7, 7))
     u = np.array([mock_noise.uniform(key, i) for i in range(20000)])
@@ -211,37 +257,32 @@ def test_uniform_stays_inside_the_open_interval():
     assert abs(u.mean() - 0.5) < 0.01
 
 
-def _planes(threads):
+def _planes(n_row):
     n = 5
     clean = 1.0 - 0.3 * np.random.default_rng(1).random((n, 8575))
-    shape = (n, 4, 8575)
-    planes = [np.zeros(shape) for _ in range(6)]
+    shape = (n, n_row, 8575)
+    planes = [np.zeros(shape) for _ in range(6 if n_row > 1 else 2)]
+    planes += [np.zeros((0, 0, 0))] * (6 - len(planes))
     mask = np.zeros(shape, dtype=np.int64)
     ends = np.tile(np.array([197, 3323, 3533, 6129, 6291, 8381]), (n, 1))
-    before = numba.get_num_threads()
-    numba.set_num_threads(threads)
-    try:
-        mock_noise.apogee_planes(clean, np.array([2, 1, 2, 1, 2]), np.full(n, 5000.0), np.full(n, 300.0),
-                                 np.full(n, 20.0), np.full(n, 100.0), np.full((n, 2), 0.5), np.zeros((n, 2)),
-                                 np.arange(n), 1, 0.002, True, np.array([0, 9, 0, 0, 10]), ends, planes[0], planes[1],
-                                 mask, *planes[2:])
-    finally:
-        numba.set_num_threads(before)
+    mock_noise.apogee_planes(clean, np.array([2, 1, 2, 1, 2]), np.full(n, 5000.0), np.full(n, 300.0),
+                             np.full(n, 20.0), np.full(n, 100.0), np.full((n, 2), 0.5), np.zeros((n, 2)),
+                             np.arange(n), 1, 0.002, True, np.array([0, 9, 0, 0, 10]), ends, planes[0], planes[1],
+                             mask, *planes[2:])
     return clean, planes, mask
 
 
-def test_apogee_planes_do_not_depend_on_threads():
+def test_a_stream_gets_the_combined_row_of_the_files():
+    _, whole, mask_whole = _planes(4)
     _, one, mask_one = _planes(1)
-    _, two, mask_two = _planes(min(2, numba.config.NUMBA_NUM_THREADS))
-    for a, b in zip([*one, mask_one], [*two, mask_two], strict=True):
-        np.testing.assert_array_equal(a, b)
+    for a, b in zip([*whole[:2], mask_whole], [*one[:2], mask_one], strict=True):
+        np.testing.assert_array_equal(a[:, 0], b[:, 0])
 
 
 def test_apogee_noise_has_the_size_of_its_errors():
-    clean, planes, mask = _planes(1)
+    clean, planes, mask = _planes(4)
     flux, error = planes[0], planes[1]
     good = (mask[0, 0] == 0) & (error[0, 0] > 0)
-    _, planes, mask = _planes(1)
     ratio = flux[0, 0, good] / error[0, 0, good]
     assert 60.0 < np.median(ratio) < 160.0          # S/N 100 at flux 1 in each visit pair, clean flux about 0.85
     both = (error[0, 2] < 1e9) & (error[0, 3] < 1e9) & (error[0, 2] > 0)

@@ -339,6 +339,30 @@ def test_spectra_do_not_depend_on_the_block(synthesis):
         assert n <= whole[c]["n_pix"].max()
 
 
+@pytest.mark.parametrize("survey", ["apogee", "galah"])
+def test_streams_are_quick_to_a_stated_error(synthesis, survey):
+    """kernels/mock_stream.py against kernels/mock.py: the noiseless flux of 500 field stars, odd ones included."""
+    settings = settings_of()
+    truth = schema.native(mock.drawn_truth(survey, 3, settings)[:500])
+    stars = mock_stream.stars_of(truth)
+    obs = mock_spectra.Observation(*(np.ascontiguousarray(a) for a in (
+        np.arange(500), truth["number"], truth["snr"], truth["lsf"], truth["velocity_left"])))
+
+    def clean(maker):
+        if survey == "apogee":
+            return mock_spectra.apogee_block(maker, stars, obs, truth["visits"].astype(int), settings, whole=False)[3]
+        cameras = mock_spectra.galah_block(maker, stars, obs, mock_spectra.galah_grids(obs, settings), settings,
+                                           whole=False)
+        return np.concatenate([camera["clean"] for camera in cameras], axis=1)
+
+    clear = [pixel.wavelength for pixel in recipe.read_continuum("apogee_continuum")]
+    difference = np.abs(clean(mock_spectra.Synthesis(clear, quick=True)) - clean(synthesis))
+    print(f"mock: {survey}, noiseless flux of streams: rms error {np.sqrt((difference**2).mean()):.1e}, "
+          f"99.9 % {np.quantile(difference, 0.999):.1e}, largest {difference.max():.1e}")
+    assert np.sqrt((difference**2).mean()) < 1e-5
+    assert np.quantile(difference, 0.999) < 6e-5 and difference.max() < 2e-4
+
+
 def test_galah_scatter_is_the_stated_share_of_hdu1(synthesis):
     settings = settings_of(junk=False, wiggles=False, common=30, apogee_only=0, galah_only=0, clusters=0, odd=0)
     plan = mock.plan(settings)
@@ -382,7 +406,7 @@ def tucanae():
     settings = settings_of(seed=3, odd=0.0, junk=False, wiggles=False)
     survey = recipe.load_survey("galah_dr3")
     plan = resample.prepare(survey.spectra)
-    maker = mock_stream.Stream("galah", plan, settings, (), 1)
+    maker = mock_stream.Stream("galah", plan, settings, ())
     camera = slice(plan.grid.wavelength.size - 2461, None)
 
     def flux_of(truth):
@@ -428,9 +452,8 @@ def tucanae():
             out.append(pivot + scale * found.x)
         return np.array(out)
 
-    yield {"first": cluster[:30], "second": second[30:], "fitted": fitted, "pixels": maker_pixels, "flux": flux_of,
-           "use": use, "predict": lambda x: vectorizer.design_matrix((x - pivot) / scale, powers) @ theta}
-    maker.close()
+    return {"first": cluster[:30], "second": second[30:], "fitted": fitted, "pixels": maker_pixels, "flux": flux_of,
+            "use": use, "predict": lambda x: vectorizer.design_matrix((x - pivot) / scale, powers) @ theta}
 
 
 def test_a_second_generation_is_too_metal_rich_where_cn_is_in_the_pixels(tucanae):
