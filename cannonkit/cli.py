@@ -344,7 +344,7 @@ def _slurm_shard():
 
 def one_line(text, limit=2000):
     """Text for one line of a terminal: no newlines, no control characters, not endless."""
-    text = " ".join(str(text).split())
+    text = " ".join(line.strip() for line in str(text).expandtabs(1).splitlines())
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= limit else text[:limit - 3] + "..."
 
@@ -353,6 +353,14 @@ def log(text):
     """A line of counts or news on standard error; nothing with --quiet."""
     if not _state["quiet"]:
         _say(text)
+
+
+def log_table(rows):
+    """Rows of texts as lines of `log`, in columns: the first flush left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        log("  ".join(cell.rjust(width) if k else cell.ljust(width)
+                      for k, (cell, width) in enumerate(zip(row, widths, strict=True))))
 
 
 def warn(text):

@@ -15,7 +15,7 @@ class LabelTable:
     names, units; labels, variance (n_row, n_label), variance NaN where a label takes no part; star (n_row,)
     bytes; visit (n_row,) or None; snr (n_row,), NaN where there is none; reference, reference_variance
     (n_row, n_label), reference None without --against; good (n_row,): rows with a usable label; scales
-    (n_label,): label units of one scaled unit.
+    (n_label,): label units of one scaled unit; part (n_row,) whole numbers of the column that `read` was given.
     """
 
     names: tuple
@@ -29,6 +29,7 @@ class LabelTable:
     reference_variance: np.ndarray
     good: np.ndarray
     scales: np.ndarray
+    part: np.ndarray | None = None
 
     @property
     def nbytes(self):
@@ -86,8 +87,9 @@ def columns_of(settings, names):
     return found
 
 
-def read(source, settings):
-    """The LabelTable of an open source; see the column options of cc-errors. DataError, UsageError."""
+def read(source, settings, parted=None):
+    """The LabelTable of an open source; see the column options of cc-errors. parted: a column of whole numbers
+    to read too. DataError, UsageError."""
     names = label_names(source, settings)
     columns = columns_of(settings, names)
     ours = source.product == "labels"
@@ -104,26 +106,32 @@ def read(source, settings):
     others = [] if settings.against else [settings.star_column]
     selector, wanted = _row_selector(settings.rows)
     source.require(others, needed + ([] if settings.against else [settings.snr_column])
-                   + ([selector] if selector else []), arrays)
-    optional = [n for n in optional if n in source.columns]
+                   + [n for n in (selector, parted) if n], arrays)
+    if parted and source.columns[parted].dtype[0] not in "iu":
+        raise errors.DataError(f"{source.place(parted)}: not whole numbers")
+    optional = [n for n in (*optional, parted) if n in source.columns]
     wide = list(dict.fromkeys([*needed, *others, *arrays, *optional, *([selector] if selector else [])]))
     parts = []
     for _, rows in source.chunks(None, wide):
-        if selector:
-            rows = rows[np.isin(rows[selector], wanted)]
         part = {what: np.stack([np.asarray(rows[n], np.float64) for n in found], axis=1)
                 for what, found in columns.items() if found}
         if settings.covariance:
             matrix = rows[settings.covariance]
             part["variance"] = np.diagonal(matrix, axis1=1, axis2=2)[:, place].astype(np.float64)
         part.update((n, schema.native(rows[n]).copy()) for n in optional)
-        parts.append((len(rows), part))
-    n_row = sum(n for n, _ in parts)
-    every = {key: np.concatenate([part[key] for _, part in parts]) for key in (parts[0][1] if parts else ())}
+        part["use"] = np.isin(rows[selector], wanted) if selector else np.ones(len(rows), bool)
+        parts.append(part)
+    every = {key: np.concatenate([part[key] for part in parts]) for key in (parts[0] if parts else ())}
+    # The scale of labels is that of all rows, whichever are used: calibration and validation share it.
+    scales = _scales(settings, names, every.get("reference" if columns["reference"] else "label",
+                                                np.zeros((0, len(names)))), source)
+    use = every.get("use", np.zeros(0, bool))
+    if selector:
+        every = {key: value[use] for key, value in every.items()}
+    n_row = int(use.sum())
     empty = np.zeros((n_row, len(names)))
     labels = every.get("label", empty)
     reference = every.get("reference", empty) if columns["reference"] else None
-    scales = _scales(settings, names, labels if reference is None else reference, source)
     if settings.covariance:
         variance = every.get("variance", empty) * (scales**2 if settings.covariance_units == "scaled" else 1.0)
     else:
@@ -142,7 +150,7 @@ def read(source, settings):
         good &= (every["status"] & bitmasks.FIT_FAILED) == 0
     units = [source.columns[c].unit or schema.label(x).unit for x, c in zip(names, columns["label"], strict=True)]
     return LabelTable(names, units, labels, np.where(usable, variance, np.nan), star, every.get("visit"), snr,
-                      reference, extra, good, scales)
+                      reference, extra, good, scales, every.get(parted))
 
 
 def _scales(settings, names, labels, source):

@@ -215,6 +215,7 @@ def test_configuration_errors(toy, tmp_path):
 def test_messages_are_safe_for_a_terminal(toy):
     done = toy("ok", "-o", "x", "--\x1b[31mred\n")
     assert done.code == 64 and "\x1b" not in done.err and done.err.count("\n") == 1
+    assert cli.one_line("columns   keep their\n  places") == "columns   keep their places"
     assert cli.one_line("a\nb\tc\x00\x1b\u202e") == "a b c\\x00\\x1b\\u202e"
     assert len(cli.one_line("x" * 10000)) == 2000
 

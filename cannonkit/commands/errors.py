@@ -38,13 +38,14 @@ Examples:
 VALIDATE = """Widths of pulls (difference over error) of repeats in bins of S/N, Teff, log g and [Fe/H].
 With the formal errors, the factor alone, the paper's final errors and the full model side by side. 1 is right.
 
-If calibrate left stars aside (--holdout), only those are used.
+If calibrate left stars aside (--holdout), only those are used. --across COLUMN needs no --errors: the rows of each
+value of a column of whole numbers are judged by a calibration on all others, and the pulls of all are binned together.
 
 Examples:
   cc-errors validate acgs.repeats.fits --errors acgs.errors.fits -o acgs.pulls.fits
   cc-errors validate acgs.repeats.fits --errors acgs.full.fits --bins 5 -o acgs.full.pulls.fits
-  cc-errors validate kfold.fits --errors kfold.errors.fits --rows fold=3 --labels teff,logg,fe_h \
---label-column {}_cannon --covariance cov_cannon --covariance-units scaled --against {} -o kfold.pulls.fits
+  cc-errors validate kfold.fits --across fold --error-model full --labels teff,logg,fe_h --label-column {}_cannon \
+--covariance cov_cannon --covariance-units scaled --against {} -o kfold.pulls.fits
 """
 
 REPEATS = "labels of repeats, or any FITS table; - for standard input"
@@ -63,8 +64,11 @@ def build_parser():
     validate = cli.add_subcommand(group, "validate", VALIDATE)
     validate.add_argument("input", metavar="REPEATS", help=REPEATS)
     cli.add_output_options(validate)
+    apply.add_argument("--errors", required=True, metavar="ERRORS", help="what calibrate made")
+    how = validate.add_mutually_exclusive_group(required=True)
+    how.add_argument("--errors", metavar="ERRORS", help="what calibrate made")
+    how.add_argument("--across", metavar="COLUMN", help="calibrate on the rows with other values of this column")
     for inner in (apply, validate):
-        inner.add_argument("--errors", required=True, metavar="ERRORS", help="what calibrate made")
         cli.add_settings(inner, config.Errors)
     return parser
 
@@ -76,11 +80,7 @@ def run(args):
 # --- calibrate --------------------------------------------------------------------------------------
 
 def _calibrate(args):
-    import numpy as np
-
-    from cannonkit import errors, label_tables, schema, stream
-    from cannonkit.stages import calibration as calibrations
-    from cannonkit.stages import errors as stage
+    from cannonkit import label_tables, schema, stream
     from cannonkit.stages import repeats
 
     settings = config.resolve(config.Errors, args)
@@ -90,31 +90,7 @@ def _calibrate(args):
         if cli.dry_run(args, rows=len(table.star), labels=",".join(table.names), memory=table.nbytes):
             return 0
         _describe(table, settings)
-        differences, pairs = differences_of(table, settings, ~aside)
-        if not settings.against and not len(pairs[0]):
-            raise errors.DataError(f"{source.place('star_id')}: no star has two spectra with labels, so there is "
-                                   "nothing to calibrate on: give the labels of repeats (cc-crossmatch "
-                                   "--select repeats), or reference labels (--against)")
-        snr_best = _lower_against_best(table, ~aside)
-        measured = []
-        calibration = calibrations.Calibration(table.names, table.units, [], {}, {}, {})
-        for k, name in enumerate(table.names):
-            factor = stage.factor(differences, k, settings.draws, settings.seed)
-            scale = table.scales[k]
-            if settings.against:
-                value, snr = differences.value[:, k] - factor.offset, table.snr[pairs[0]]
-                best = np.full(len(value), np.inf)
-            else:
-                best_row, other = snr_best
-                value = table.labels[other, k] - table.labels[best_row, k]
-                snr, best = table.snr[other], table.snr[best_row]
-            points, paper, unbiased = stage.precision(value, snr, best, settings.snr_bins, settings.smallest_bin)
-            measured.append((name, factor, scale, paper, unbiased, points, len(value)))
-        models = [None] * len(measured)
-        if settings.error_model == "full":
-            models = _full_models(differences, table, pairs, measured, settings, args.threads)
-        for parts, model in zip(measured, models, strict=True):
-            calibration.add(*parts, model)
+        calibration = _calibrated(table, settings, ~aside, source.place("star_id"), args.threads)
         against = bool(settings.against)
         header = {"MODEL": source.header.text("MODEL"), "SURVEY": source.header.text("SURVEY"),
                   "SCALE": source.header.text("SCALE"),
@@ -128,9 +104,45 @@ def _calibrate(args):
         with stream.create(args.output, "errors", schema.FACTORS, len(rows), small, header, [source],
                            cli.record(args, settings), args.overwrite) as out:
             out.write(rows)
-    for line in calibration.lines(against):
+    cli.log_table(calibration.table(against))
+    for line in calibration.precision_lines():
         cli.log(line)
     return 0
+
+
+def _calibrated(table, settings, use, place, threads):
+    """The stages.calibration.Calibration of a LabelTable's rows that `use` allows; DataError naming `place` where
+    they have no repeats."""
+    import numpy as np
+
+    from cannonkit import errors
+    from cannonkit.stages import calibration as calibrations
+    from cannonkit.stages import errors as stage
+
+    differences, pairs = differences_of(table, settings, use)
+    if not settings.against and not len(pairs[0]):
+        raise errors.DataError(f"{place}: no star has two spectra with labels, so there is nothing to calibrate on: "
+                               "give the labels of repeats (cc-crossmatch --select repeats), or reference labels "
+                               "(--against)")
+    best_row, other = (None, None) if settings.against else _lower_against_best(table, use)
+    measured = []
+    for k, name in enumerate(table.names):
+        factor = stage.factor(differences, k, settings.draws, settings.seed)
+        if settings.against:
+            value, snr = differences.value[:, k] - factor.offset, table.snr[pairs[0]]
+            best = np.full(len(value), np.inf)
+        else:
+            value = table.labels[other, k] - table.labels[best_row, k]
+            snr, best = table.snr[other], table.snr[best_row]
+        points, paper, unbiased = stage.precision(value, snr, best, settings.snr_bins, settings.smallest_bin)
+        measured.append((name, factor, table.scales[k], paper, unbiased, points, len(value)))
+    models = [None] * len(measured)
+    if settings.error_model == "full":
+        models = _full_models(differences, table, pairs, measured, settings, threads)
+    calibration = calibrations.Calibration(table.names, table.units, [], {}, {}, {})
+    for parts, model in zip(measured, models, strict=True):
+        calibration.add(*parts, model)
+    return calibration
 
 
 def _full_models(differences, table, pairs, measured, settings, threads):
@@ -326,67 +338,115 @@ class Scaling:
 # --- validate ------------------------------------------------------------------------------------------
 
 def _validate(args):
-    import dataclasses
+    import contextlib
 
     import numpy as np
 
     from cannonkit import errors, label_tables, schema, stream
     from cannonkit.stages import errors as stage
-    from cannonkit.stages import repeats
 
     settings = config.resolve(config.Errors, args)
-    with stream.open_source(args.errors, "errors") as errors_source:
-        calibration = read_calibration(errors_source)
-        with stream.open_source(args.input) as source:
+    with contextlib.ExitStack() as files:
+        errors_source = files.enter_context(stream.open_source(args.errors, "errors")) if args.errors else None
+        source = files.enter_context(stream.open_source(args.input))
+        table = label_tables.read(source, settings, args.across)
+        if cli.dry_run(args, rows=len(table.star), labels=",".join(table.names), memory=table.nbytes):
+            return 0
+        # Per calibration, the rows that it judges.
+        if errors_source is not None:
             _check_same(source, errors_source)
-            table = label_tables.read(source, settings)
-            holdout = float(errors_source.header.get("HOLDOUT", 0.0))
-            use = np.ones(len(table.star), bool)
-            if holdout > 0 and not settings.against:
-                use = repeats.kept_aside(table.star, holdout, int(errors_source.header.get("HOLDSEED", 1)))
-                cli.log(f"{int(use.sum())} of {len(use)} spectra are of stars that calibrate left aside")
-            elif not settings.against:
-                cli.warn(f"{args.errors}: no stars were left aside (calibrate --holdout); on the repeats that it was "
-                         "calibrated on, widths are near 1 anyway")
-            if cli.dry_run(args, rows=len(table.star), labels=",".join(table.names), memory=table.nbytes):
-                return 0
-            differences, (first, second) = differences_of(table, settings, use)
-            formal = np.sqrt(table.variance)
-            models = {"formal": (formal, False)}
-            plain = dataclasses.replace(settings, error_model="paper")
-            scaling = Scaling(calibration, table.names, plain, errors_source.name)
-            models["factor"] = formal * scaling.factors, False
-            models["paper"] = scaling.error(formal, table.labels, table.snr)
-            if calibration.full:
-                full = dataclasses.replace(settings, error_model="full")
-                models["full"] = Scaling(calibration, table.names, full, errors_source.name).error(
-                    formal, table.labels, table.snr)
-            rows = []
-            for k, name in enumerate(table.names):
-                value = differences.value[:, k] - (calibration.offset(name) if settings.against else 0.0)
-                pulls = []
-                for error, _ in models.values():
-                    variance = error[first, k] ** 2 + (0.0 if settings.against else error[second, k] ** 2)
-                    pulls.append(value / np.sqrt(variance + differences.extra[:, k]))
-                for axis, x in (("all", np.zeros(len(value))), *_bin_axes(table, first, second)):
-                    for b in stage.pull_bins(pulls, differences.weight, x, 1 if axis == "all" else settings.bins):
-                        rows.append((name, axis, b, dict(zip(models, b.widths, strict=True))))
-            if not rows:
-                raise errors.DataError(f"{source.name}: no repeats to validate with")
-            out_rows = schema.PULLS.empty(len(rows))
-            for at, (name, axis, b, widths) in enumerate(rows):
-                out_rows[at]["label"], out_rows[at]["axis"] = name.encode(), axis.encode()
-                for key in ("low", "high", "centre", "n_pair", "n_independent", "error"):
-                    out_rows[at][key] = getattr(b, key)
-                for model, width in widths.items():
-                    out_rows[at][model] = width
-            header = {k: source.header.text(k) for k in ("MODEL", "SURVEY", "SCALE") if source.header.text(k)}
-            with stream.create(args.output, "errors", schema.PULLS, len(rows), [], header, [source, errors_source],
-                               cli.record(args, settings), args.overwrite) as out:
-                out.write(out_rows)
-    for line in _pull_lines(out_rows):
+            judged = [(read_calibration(errors_source), _left_aside(table, settings, errors_source))]
+        else:
+            judged = list(_across(table, settings, source, args))
+        sigma, offset, use = _errors_of(table, settings, judged, args.errors or args.input)
+        differences, (first, second) = differences_of(table, settings, use >= 0)
+        together = use[first] == use[second]
+        differences, first, second = differences.only(together), first[together], second[together]
+        rows = []
+        for k, name in enumerate(table.names):
+            value = differences.value[:, k] - offset[first, k]
+            pulls = []
+            for error in sigma.values():
+                variance = error[first, k] ** 2 + (0.0 if settings.against else error[second, k] ** 2)
+                pulls.append(value / np.sqrt(variance + differences.extra[:, k]))
+            for axis, x in (("all", np.zeros(len(value))), *_bin_axes(table, first, second)):
+                for b in stage.pull_bins(pulls, differences.weight, x, 1 if axis == "all" else settings.bins):
+                    rows.append((name, axis, b, dict(zip(sigma, b.widths, strict=True))))
+        if not rows:
+            raise errors.DataError(f"{source.name}: no repeats to validate with")
+        out_rows = schema.PULLS.empty(len(rows))
+        for at, (name, axis, b, widths) in enumerate(rows):
+            out_rows[at]["label"], out_rows[at]["axis"] = name.encode(), axis.encode()
+            for key in ("low", "high", "centre", "n_pair", "n_independent", "error"):
+                out_rows[at][key] = getattr(b, key)
+            for model, width in widths.items():
+                out_rows[at][model] = width
+        header = {k: source.header.text(k) for k in ("MODEL", "SURVEY", "SCALE") if source.header.text(k)}
+        if args.across:
+            header["ACROSS"] = args.across, "rows of a value judged by those of the others"
+        with stream.create(args.output, "errors", schema.PULLS, len(rows), [], header,
+                           [s for s in (source, errors_source) if s is not None], cli.record(args, settings),
+                           args.overwrite) as out:
+            out.write(out_rows)
+    for line in _pull_lines(out_rows, "stars" if settings.against else "pairs"):
         cli.log(line)
     return 0
+
+
+def _left_aside(table, settings, errors_source):
+    """(n_row,) bool: rows that the calibration of an errors product has not seen; with a warning, all."""
+    import numpy as np
+
+    from cannonkit.stages import repeats
+
+    use = np.ones(len(table.star), bool)
+    holdout = float(errors_source.header.get("HOLDOUT", 0.0))
+    if settings.against:
+        return use
+    if holdout > 0:
+        use = repeats.kept_aside(table.star, holdout, int(errors_source.header.get("HOLDSEED", 1)))
+        cli.log(f"{int(use.sum())} of {len(use)} spectra are of stars that calibrate left aside")
+    else:
+        cli.warn(f"{errors_source.name}: no stars were left aside (calibrate --holdout); on the repeats that it was "
+                 "calibrated on, widths are near 1 anyway")
+    return use
+
+
+def _across(table, settings, source, args):
+    """(calibration on the rows with other values, rows with this value) for each value of a column."""
+    import numpy as np
+
+    from cannonkit import errors
+
+    values = np.unique(table.part[table.good])
+    if not 2 <= len(values) <= 100:
+        raise errors.DataError(f"{source.place(args.across)}: {len(values)} different values among the rows that can "
+                               "be judged, expected 2 to 100")
+    for value in values:
+        here = table.part == value
+        yield _calibrated(table, settings, ~here, source.place("star_id"), args.threads), here
+
+
+def _errors_of(table, settings, judged, place):
+    """({model: errors (n_row, n_label)}, offsets (n_row, n_label), (n_row,) place of each row's calibration, -1 for
+    none) of a LabelTable by [(calibration, rows that it judges)]."""
+    import dataclasses
+
+    import numpy as np
+
+    formal = np.sqrt(table.variance)
+    kinds = ("factor", "paper", "full") if all(c.full for c, _ in judged) else ("factor", "paper")
+    sigma = {"formal": formal} | {kind: np.full(formal.shape, np.nan) for kind in kinds}
+    offset, use = np.zeros(formal.shape), np.full(len(formal), -1)
+    for number, (calibration, here) in enumerate(judged):
+        use[here] = number
+        if settings.against:
+            offset[here] = [calibration.offset(n) for n in table.names]
+        for kind in ("paper", "full")[:len(kinds) - 1]:
+            scaling = Scaling(calibration, table.names, dataclasses.replace(settings, error_model=kind), place)
+            sigma[kind][here] = scaling.error(formal[here], table.labels[here], table.snr[here])[0]
+            sigma["factor"][here] = formal[here] * scaling.factors
+    return sigma, offset, use
 
 
 def _bin_axes(table, first, second):
@@ -399,8 +459,8 @@ def _bin_axes(table, first, second):
         yield axis, np.minimum(*pair) if axis == "snr" else 0.5 * (pair[0] + pair[1])
 
 
-def _pull_lines(rows):
-    """Summary for people: widths of all pairs, and how many bins are within 10 % or three errors of 1."""
+def _pull_lines(rows, what):
+    """Summary for people: widths of all pairs (`what`), and how many bins are within 10 % or three errors of 1."""
     import numpy as np
 
     models = [m for m in ("formal", "factor", "paper", "full") if np.isfinite(rows[m]).any()]
@@ -408,7 +468,7 @@ def _pull_lines(rows):
         own = rows["label"] == name
         whole, bins = rows[own & (rows["axis"] == b"all")], rows[own & (rows["axis"] != b"all")]
         near = {m: int((np.abs(bins[m] - 1) <= np.maximum(0.1, 3 * bins["error"])).sum()) for m in models}
-        yield (f"{name.decode()}: {int(whole['n_pair'][0])} pairs, pull widths "
+        yield (f"{name.decode()}: {int(whole['n_pair'][0])} {what}, pull widths "
                + ", ".join(f"{m} {whole[m][0]:.2f}" for m in models)
                + f"; bins within 10 % or 3 errors of 1, of {len(bins)}: "
                + ", ".join(f"{m} {near[m]}" for m in models))

@@ -95,8 +95,7 @@ def run(args):
             work.check_found(source.name)
             for key, value, comment in work.counts.notes():
                 out.note(key, value, comment)
-    for line in work.counts.lines(settings):
-        cli.log(line)
+    cli.log_table(work.counts.table(settings))
     if work.counts.missing:
         cli.warn(f"{work.counts.missing} of {work.counts.n_row} stars are not in {survey[0]}: their survey "
                  "flags are null")
@@ -275,8 +274,8 @@ class Counts:
             yield "NCLEAN", self.clean, "clean stars"
             yield "NMISSING", self.missing, "stars that the survey's table does not have"
 
-    def lines(self, settings):
-        """The summary: a line per flag, aligned."""
+    def table(self, settings):
+        """The summary: a row per flag, its stars and their share."""
         n = self.n_row
         rows = [("stars", n), ("in the training set", n - self.flags.get("flag_training", 0))]
         rows += [(f"distance above {settings.limit:g}, {m}{' (the flag)' if m == settings.metric else ''}", k)
@@ -287,8 +286,7 @@ class Counts:
                 ("flag_snr", "not above the limit"))]
             rows += [("clean: no flag and no bad bit", self.clean),
                      ("clean, warnings counted: every word 0", self.zero)]
-        for what, k in rows:
-            yield f"{what:<40} {k:>9} {100 * k / max(1, n):>6.1f} %"
+        return [(what, f"{k}", f"{100 * k / max(1, n):.1f} %") for what, k in rows]
 
 
 def main(argv=None):

@@ -93,7 +93,8 @@ def precision(run, settings):
             y = c["a"] * np.exp(-x / c["b"]) + c["c"] if c is not None else np.full(len(x), np.nan)
             curves.append((points["snr"], points["width"], points["error"], x, y))
             if c is not None:
-                at = [float(c["a"] * np.exp(-s / c["b"]) + c["c"]) for s in (40.0, 80.0)]
+                top = points["snr"].max()
+                at = [float(c["a"] * np.exp(-min(s, top) / c["b"]) + c["c"]) for s in (40.0, 80.0)]
                 rows.append((label, units[label], common.shout(name), float(c["a"]), float(c["b"]), float(c["c"]), *at,
                              int(points["count"].sum())))
         panels.append((label, units[label], curves))

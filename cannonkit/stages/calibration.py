@@ -39,7 +39,7 @@ class Calibration:
 
     def small_tables(self):
         """[(schema.Table, rows)] of the small extensions: PRECISION, POINTS and, where there is one, FULL."""
-        curves = np.array([(n.encode(), kind.encode(), *curve, int(self.points[n].count.sum()))
+        curves = np.array([(n.encode(), kind.encode(), *curve[:3], int(self.points[n].count.sum()))
                            for (n, kind), curve in self.curves.items()], schema.PRECISION.dtype)
         points = np.array([(n.encode(), *p) for n in self.names
                            for p in zip(self.points[n].snr, self.points[n].width, self.points[n].error,
@@ -57,21 +57,29 @@ class Calibration:
     def offset(self, name):
         return float(self.factor_rows()["offset"][self.names.index(name)])
 
-    def lines(self, against):
-        """The factors for people: in label units, and in scaled units."""
+    def table(self, against):
+        """The factors for people, rows of texts: in label units, and in scaled units."""
+        head = ("label", "unit", "f robust", "+-", "f standard", "+-", "f 16-84", "scaled: robust", "standard", "16-84",
+                "stars" if against else "pairs", "worth", "outlying")
+        rows = [(*head, "offset") if against else head]
         for r in self.factor_rows():
-            name, unit = r["label"].decode(), r["unit"].decode()
-            what = f", offset {r['offset']:.3g} {unit}" if against else ""
-            yield (f"{name}: f robust {r['f_robust']:.2f} +- {r['f_robust_err']:.2f}, standard "
-                   f"{r['f_standard']:.2f} +- {r['f_standard_err']:.2f}, 16-84 {r['f_1684']:.2f} "
-                   f"(in scaled units {r['f_scaled']:.4g}); "
-                   f"{r['n_pair']} {'stars' if against else 'pairs'} worth {r['n_independent']:.0f}, "
-                   f"{r['n_outlier']} outlying{what}")
-            curve = self.curves[name, "paper"]
-            if np.isfinite(curve.c):
-                other = self.curves[name, "unbiased"]
-                yield (f"{name}: precision {curve.a:.3g} exp(-snr / {curve.b:.3g}) + {curve.c:.3g} {unit} (paper), "
-                       f"plateau {other.c:.3g} unbiased")
+            scaled = [f"{r[n] * r['scale']:.4g}" for n in ("f_robust", "f_standard", "f_1684")]
+            row = (r["label"].decode(), r["unit"].decode(), f"{r['f_robust']:.2f}", f"{r['f_robust_err']:.2f}",
+                   f"{r['f_standard']:.2f}", f"{r['f_standard_err']:.2f}", f"{r['f_1684']:.2f}", *scaled,
+                   f"{r['n_pair']}", f"{r['n_independent']:.0f}", f"{r['n_outlier']}")
+            rows.append((*row, f"{r['offset']:.3g}") if against else row)
+        return rows
+
+    def precision_lines(self):
+        """The precision curves for people."""
+        for name, unit in zip(self.names, self.units, strict=True):
+            curve, other = self.curves[name, "paper"], self.curves[name, "unbiased"]
+            if not np.isfinite(curve.c):
+                continue
+            rise = f"{curve.a:.3g} exp(-snr / {curve.b:.3g}) + " if curve.a > 0 else ""
+            plateau = "" if curve.c > 0 else f"; no plateau up to S/N {curve.top:.0f}"
+            yield (f"{name}: precision {rise}{curve.c:.3g} {unit} (paper){plateau}; from S/N {curve.top:.0f} on "
+                   f"{curve.at(curve.top):.3g}, unbiased {other.at(other.top):.3g}")
 
 
 def _full_rows(name, model):
@@ -135,6 +143,9 @@ def from_tables(factors, extensions, place):
     for name in names:
         own = data[data["label"] == name.encode()]
         points[name] = stage.Points(own["snr"], own["width"], own["error"], own["count"])
+        if len(own):
+            for kind in ("paper", "unbiased"):
+                curves[name, kind] = curves[name, kind]._replace(top=float(np.max(own["snr"])))
     full = _full_models(extensions.get("FULL", np.zeros(0, schema.FULL.dtype)), factors, place)
     units = [u.decode() for u in factors["unit"].tolist()]
     return Calibration(names, units, [tuple(r) for r in factors], curves, points, full)

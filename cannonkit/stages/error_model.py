@@ -20,8 +20,9 @@ import numpy as np
 
 from cannonkit.stages import errors as stage
 
-N_NODE = 8              # nodes of a function of one quantity
-N_NODE_TWO = 4          # nodes along each side of a function of two
+N_NODE = 16             # nodes of a function of one quantity
+N_NODE_TWO = 4, 6       # fewest and most nodes along each side of a function of two
+CELL = 60               # between them, so many independent differences a node
 LOG_AXES = ("snr",)
 WIDTH_VARIANCE = stage.WIDTH_ERROR ** 2
 _STEP, _HALF = 0.02, 250   # histogram of ln|z|: -5 to 5
@@ -170,7 +171,7 @@ def fit(differences, label, x_first, x_second, axes, factor, curve=None, n_sweep
     floor = _floor(value, first, second, extra, weight, factor, curve, d.symmetric)
     base_1, base_2 = factor**2 * first + floor**2, np.where(second > 0, factor**2 * second + floor**2, 0.0)
     x = np.concatenate([transform(axes, x_first[good]), transform(axes, x_second[good])])
-    functions = _empty_functions(x, len(axes))
+    functions = _empty_functions(x, len(axes), weight.sum())
     hats = [_hats(function, x) for function in functions]
     log_global, n = 0.0, len(value)
     log_g = np.zeros(2 * n)
@@ -214,10 +215,11 @@ def fit(differences, label, x_first, x_second, axes, factor, curve=None, n_sweep
     return ErrorModel(factor * scale, floor * scale, tuple(axes), functions)
 
 
-def _empty_functions(x, n_axis):
+def _empty_functions(x, n_axis, n_independent):
     """Zero functions of every quantity, then of every pair of them."""
+    side = int(np.clip(round(math.sqrt(n_independent / CELL)), *N_NODE_TWO))
     nodes = [_nodes(x[:, j], N_NODE) for j in range(n_axis)]
-    coarse = [_nodes(x[:, j], N_NODE_TWO) for j in range(n_axis)]
+    coarse = [_nodes(x[:, j], side) for j in range(n_axis)]
     functions = [Function(j, -1, nodes[j], np.zeros(0), np.zeros(len(nodes[j])), np.zeros(len(nodes[j])))
                  for j in range(n_axis) if len(nodes[j]) > 1]
     for i, j in itertools.combinations(range(n_axis), 2):

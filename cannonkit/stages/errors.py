@@ -246,16 +246,21 @@ def _deviation(values):
 # --- precision against S/N -------------------------------------------------------------------------
 
 class Curve(NamedTuple):
-    """p(snr) = a exp(-snr / b) + c in label units; a, c >= 0, b > 0. NaN: not measured."""
+    """p(snr) = a exp(-snr / b) + c in label units; a, c >= 0, b > 0. NaN: not measured.
+
+    Above S/N `top`, the highest at which it was measured, it stays what it is there: c = 0 says that the widths
+    fall up to there without a plateau, not that better spectra have no error.
+    """
 
     a: float
     b: float
     c: float
+    top: float = math.inf
 
     def at(self, snr):
         """Precision at S/N (n,); NaN where the S/N or the curve is."""
         with np.errstate(over="ignore"):
-            return self.a * np.exp(-np.asarray(snr, np.float64) / self.b) + self.c
+            return self.a * np.exp(-np.minimum(np.asarray(snr, np.float64), self.top) / self.b) + self.c
 
 
 NO_CURVE = Curve(math.nan, math.nan, math.nan)
@@ -296,14 +301,15 @@ def precision(value, snr, best_snr, n_bin=20, smallest=20):
     points = Points(np.array([np.median(snr[b]) for b in bins]),
                     np.array([half_range(value[b]) for b in bins]), None, np.array([len(b) for b in bins]))
     points = points._replace(error=WIDTH_ERROR * points.width / np.sqrt(points.count))
-    paper = fit_exponential(points.snr, points.width, points.error)
+    top = float(points.snr[-1])
+    paper = fit_exponential(points.snr, points.width, points.error)._replace(top=top)
     unbiased = paper
     for _ in range(50):
-        pair = np.hypot(unbiased.at(snr), unbiased.at(best_snr))
+        pair = np.hypot(unbiased.at(snr), np.where(np.isinf(best_snr), 0.0, unbiased.at(best_snr)))
         tiny = np.finfo(float).tiny
         ratio = np.array([half_range(value[b] / np.maximum(pair[b], tiny)) for b in bins])
         target = unbiased.at(points.snr) * ratio
-        new = fit_exponential(points.snr, target, WIDTH_ERROR * target / np.sqrt(points.count))
+        new = fit_exponential(points.snr, target, WIDTH_ERROR * target / np.sqrt(points.count))._replace(top=top)
         moved = np.max(np.abs(new.at(points.snr) - unbiased.at(points.snr)) / np.maximum(points.error, tiny))
         unbiased = new
         if moved < 1e-3:

@@ -1,4 +1,5 @@
-"""What the real runs gave, beside what is known: python tests/real/show.py giant LABELS DATA | crossval MODEL."""
+"""What the real runs gave, beside what is known: python tests/real/show.py giant LABELS DATA | crossval MODEL
+| pulls PULLS."""
 import os
 import sys
 
@@ -47,5 +48,22 @@ def crossval(path):
               f"{unit}; spread of the labels {true.std():.3g}; {np.sum(~good)} not measured")
 
 
+def pulls(path):
+    """Widths of pulls in bins, with one factor for all and with the full model, and how many are within 0.1 of 1."""
+    with stream.open_source(path, "errors") as source:
+        rows = source.read()
+    for name in dict.fromkeys(rows["label"].tolist()):
+        for axis in dict.fromkeys(rows["axis"].tolist()):
+            own = rows[(rows["label"] == name) & (rows["axis"] == axis)]
+            for kind in ("factor", "full"):
+                print(f"  {name.decode():<8} {'by ' + axis.decode() if axis != b'all' else 'all stars':<9} {kind:<6} "
+                      f"{own['n_pair'][0]:5d} stars  " + " ".join(f"{w:5.2f}" for w in own[kind]))
+    bins = rows[rows["axis"] != b"all"]
+    for kind in ("factor", "full"):
+        off = np.abs(bins[kind] - 1)
+        print(f"  {kind}: {np.sum(off <= 0.1)} of {len(bins)} bins within 0.1 of 1, largest {off.max():.3f}; noise "
+              f"{bins['error'].mean():.3f} each")
+
+
 if __name__ == "__main__":
-    {"giant": giant, "crossval": crossval}[sys.argv[1]](*sys.argv[2:])
+    {"giant": giant, "crossval": crossval, "pulls": pulls}[sys.argv[1]](*sys.argv[2:])
