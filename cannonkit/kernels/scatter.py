@@ -40,24 +40,33 @@ def moments(ivar, residual, s2):
 
 
 @njit(cache=True, fastmath=REGROUP, error_model="numpy")
-def weigh(ivar, residual, s2, trace, weighted, weighted_twice):
-    """As `restricted`, and fills weighted = w r and weighted_twice = w^2 r, (n_star,) float64 each."""
-    f = 0.0
-    slope = 0.0
-    sum_w = 0.0
-    sum_w2 = 0.0
-    for n in range(ivar.shape[0]):
-        i = np.float64(ivar[n])
-        w = i / (1.0 + i * s2)
-        a = w * residual[n]
-        t = a * residual[n]
-        weighted[n] = a
-        weighted_twice[n] = w * a
-        f += w - w * t
-        slope += w * w * (2.0 * t - 1.0)
-        sum_w += w
-        sum_w2 += w * w
-    return _less_trace(f, slope, sum_w, sum_w2, trace)
+def weigh(ivar, s2, todo, lo, hi, residual, weighted, weighted_twice, sums):
+    """Adds to row a of sums (n, 4) what `moments` gives for the stars [lo, hi) of pixel todo[a].
+
+    ivar (n_pix, n_star), s2 (n_pix,); residual, and what is filled: weighted = w r, weighted_twice = w^2 r,
+    (n, hi - lo) float64.
+    """
+    for a in range(todo.size):
+        row, r, once, twice, s2_here = ivar[todo[a], lo:hi], residual[a], weighted[a], weighted_twice[a], s2[todo[a]]
+        f = 0.0
+        slope = 0.0
+        sum_w = 0.0
+        sum_w2 = 0.0
+        for n in range(hi - lo):
+            i = np.float64(row[n])
+            w = i / (1.0 + i * s2_here)
+            b = w * r[n]
+            t = b * r[n]
+            once[n] = b
+            twice[n] = w * b
+            f += w - w * t
+            slope += w * w * (2.0 * t - 1.0)
+            sum_w += w
+            sum_w2 += w * w
+        sums[a, 0] += f
+        sums[a, 1] += slope
+        sums[a, 2] += sum_w
+        sums[a, 3] += sum_w2
 
 
 @njit(cache=True, fastmath=REGROUP, error_model="numpy")
@@ -83,7 +92,8 @@ def four_slopes(ivar, residual, s2):
 
 
 @njit(cache=True)
-def _less_trace(f, slope, sum_w, sum_w2, trace):
+def less_trace(f, slope, sum_w, sum_w2, trace):
+    """Slope of the restricted objective and its derivative from those of the plain one."""
     if trace > 0.0 and sum_w > 0.0:
         mean = sum_w2 / sum_w
         f -= trace * mean
@@ -95,7 +105,7 @@ def _less_trace(f, slope, sum_w, sum_w2, trace):
 def restricted(ivar, residual, s2, trace):
     """Slope of the (restricted) objective and its derivative, of which the trace's part is approximate."""
     f, slope, sum_w, sum_w2 = moments(ivar, residual, s2)
-    return _less_trace(f, slope, sum_w, sum_w2, trace)
+    return less_trace(f, slope, sum_w, sum_w2, trace)
 
 
 @njit(cache=True)
@@ -167,7 +177,7 @@ def scan(ivar, residual, trace, n_fitted, low, high, start):
     """
     typical, top = limits(ivar, residual, n_fitted)
     before, slope, sum_w, sum_w2 = moments(ivar, residual, 0.0)
-    before, _ = _less_trace(before, slope, sum_w, sum_w2, trace)
+    before, _ = less_trace(before, slope, sum_w, sum_w2, trace)
     n_effective = sum_w * sum_w / sum_w2
     at_zero = before >= 0.0
     n_found = 0

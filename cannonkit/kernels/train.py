@@ -20,8 +20,11 @@ float32, which takes 0.4 of the time, except where terms are nearly dependent (a
 Restricted likelihood and penalised coefficients need theta exact at each s2 and take float64 throughout.
 
 Folds start from the full fit: M of the full set less the fold's own share, which for all folds together costs
-one product. A block is always the same 32 pixels and is computed by one thread: the bits do not depend on the
+one product. A block is always the same N_BLOCK pixels and is computed by one thread: the bits do not depend on the
 number of threads. BLAS must use one thread (process.set_threads sees to that in the commands).
+
+Products go through the stars by tiles of TILE, whose weights stay in the cache from the pass that makes them to the
+product; a block is many pixels because BLAS rearranges the terms of a tile for each product, however few its rows.
 """
 from typing import NamedTuple
 
@@ -32,8 +35,8 @@ from cannonkit.kernels import dense, scatter
 from cannonkit.kernels.copying import copy_matrix, copy_vector
 from cannonkit.kernels.spectrum import is_sane
 
-N_BLOCK = 32
-N_GROUP = 4 * N_BLOCK        # pixels that are read at a time: one star's are a long enough run in memory
+N_BLOCK = 128
+TILE = 256
 
 # Scatter rules.
 ML, REML, MEDIAN, NONE, FIXED = 0, 1, 2, 3, 4
@@ -54,18 +57,17 @@ FOLD_TOLERANCES = (1e-6, 1e-3)
 START_TOLERANCE = 0.1        # step in ln s2 that ends the search at fixed residuals
 TOLERANCES = (1e-8, 3e-3)    # gain of theta, step in ln s2 before the last one, which leaves about its square
 
-# Where _converge starts: from s2 and some theta; the same with the residuals at theta in work.two; with the factors of
-# M there; with the factors and the theta that solves M; within the brackets of `memory`.
+# Where _converge starts: from s2 and some theta; the same with the residuals at theta in work.residual; with the
+# factors of M there; with the factors and the theta that solves M; within the brackets of `memory`.
 FRESH, KEPT, FACTORED, READY, BRACKETED = 0, 1, 2, 3, 4
 
 
 class Basis(NamedTuple):
-    """The terms at the training stars: design (n_star, n_term), its transpose, the distinct products of two terms
-    (n_star, n_sum), the same in float32, and pair_index (n_term, n_term): the column of them that holds v_i v_j.
+    """The terms at the training stars: design (n_star, n_term), the distinct products of two terms (n_star, n_sum),
+    the same in float32, and pair_index (n_term, n_term): the column of them that holds v_i v_j.
     """
 
     design: np.ndarray
-    design_t: np.ndarray
     products: np.ndarray
     products_single: np.ndarray
     pair_index: np.ndarray
@@ -100,18 +102,20 @@ class Block(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Memory for the products of a block: three (n, n_star), two (n, n_term), one (n, n_sum) and (n, n_term), and in
-    float32 one (n, n_star) and (n, n_sum)."""
+    """Memory of a block: the residuals (n, n_star), results (n, n_term) and (n, n_sum), and, flat, what is cut to the
+    size of a tile and a product: three in float64 and one in float32, and the product of a tile in both."""
 
+    residual: np.ndarray
+    small: np.ndarray
+    gradient: np.ndarray
+    right: np.ndarray
+    sums: np.ndarray
     one: np.ndarray
     two: np.ndarray
     three: np.ndarray
-    small: np.ndarray
-    gradient: np.ndarray
-    sums: np.ndarray
-    right: np.ndarray
     single: np.ndarray
-    sums_single: np.ndarray
+    part: np.ndarray
+    part_single: np.ndarray
 
 
 @njit(cache=True)
@@ -123,57 +127,85 @@ def _new_block(flux, ivar, n_good, n_term):
 
 @njit(cache=True)
 def _new_work(n, n_star, n_term, n_sum):
-    return Work(np.empty((n, n_star)), np.empty((n, n_star)), np.empty((n, n_star)), np.empty((n, n_term)),
-                np.empty((n, n_term)), np.empty((n, n_sum)), np.empty((n, n_term)),
-                np.empty((n, n_star), np.float32), np.empty((n, n_sum), np.float32))
+    tile = n * min(TILE, n_star)
+    return Work(np.empty((n, n_star)), np.empty((n, n_term)), np.empty((n, n_term)), np.empty((n, n_term)),
+                np.empty((n, n_sum)), np.empty(tile), np.empty(tile), np.empty(tile), np.empty(tile, np.float32),
+                np.empty(n * n_sum), np.empty(n * n_sum, np.float32))
+
+
+@njit(cache=True, error_model="numpy")
+def _read_stars(flux, ivar, stars, ivar_scale, first, stop, out_flux, out_ivar, n_good):
+    """The pixels [first, stop) of some stars; what is not sane gets flux 0 and ivar 0. n_good is added to."""
+    scale = ivar_scale[first:stop]
+    for k in range(stars.shape[0]):
+        from_flux, from_ivar = flux[stars[k], first:stop], ivar[stars[k], first:stop]
+        to_flux, to_ivar = out_flux[k], out_ivar[k]
+        for p in range(stop - first):
+            sane = is_sane(from_flux[p], from_ivar[p])
+            to_flux[p] = from_flux[p] if sane else np.float32(0.0)
+            to_ivar[p] = from_ivar[p] * scale[p] if sane else 0.0
+            n_good[p] += sane
+
+
+@njit(cache=True)
+def _transpose(source, target):
+    """target[p, k] = source[k, p]."""
+    for p in range(target.shape[0]):
+        for k in range(target.shape[1]):
+            target[p, k] = source[k, p]
 
 
 @njit(cache=True)
 def _load(flux, ivar, order, ivar_scale, first, stop):
-    """(flux, ivar, good stars) of pixels, transposed to (pixel, star); what is not sane gets flux 0 and ivar 0.
-
-    By tiles of 16 stars, which fill whole lines of the cache.
-    """
-    n_star = order.shape[0]
-    out_flux, out_ivar = np.empty((stop - first, n_star), np.float32), np.empty((stop - first, n_star), np.float32)
-    n_good = np.zeros(stop - first, np.int64)
+    """(flux, ivar, good stars) of pixels, transposed to (pixel, star), by 16 stars, which fill lines of the cache."""
+    n_star, n = order.shape[0], stop - first
+    out_flux, out_ivar = np.empty((n, n_star), np.float32), np.empty((n, n_star), np.float32)
+    some_flux, some_ivar = np.empty((16, n), np.float32), np.empty((16, n), np.float32)
+    n_good = np.zeros(n, np.int64)
     for low in range(0, n_star, 16):
-        for p in range(stop - first):
-            for k in range(low, min(low + 16, n_star)):
-                value = flux[order[k], first + p]
-                i = ivar[order[k], first + p]
-                sane = is_sane(value, i)
-                out_flux[p, k] = value if sane else np.float32(0.0)
-                out_ivar[p, k] = i * ivar_scale[first + p] if sane else 0.0
-                n_good[p] += sane
+        stars = order[low:low + 16]
+        _read_stars(flux, ivar, stars, ivar_scale, first, stop, some_flux, some_ivar, n_good)
+        _transpose(some_flux, out_flux[:, low:low + stars.size])
+        _transpose(some_ivar, out_ivar[:, low:low + stars.size])
     return out_flux, out_ivar, n_good
 
 
-@njit(cache=True, error_model="numpy")
-def _fill_weights(ivar, s2, power, weights):
-    """weights = (ivar / (1 + ivar s2))^power, one row of stars; power 1 or 2."""
-    if power == 1:
-        for n in range(ivar.shape[0]):
-            i = np.float64(ivar[n])
-            weights[n] = i / (1.0 + i * s2)
-    else:
-        for n in range(ivar.shape[0]):
-            i = np.float64(ivar[n])
-            w = i / (1.0 + i * s2)
-            weights[n] = w * w
+# A tile is the stars [lo, hi); row a of what is filled is pixel todo[a]. Loops over the pixels stand inside of these
+# functions: to hand a row to a function costs as much as a good part of the row.
+
+@njit(cache=True)
+def _cut(memory, n, width):
+    """An (n, width) array at the start of flat `memory`."""
+    return memory[:n * width].reshape((n, width))
 
 
 @njit(cache=True, error_model="numpy")
-def _fill_single(ivar, s2, weights):
-    """weights = ivar / (1 + ivar s2) in float32."""
-    for n in range(ivar.shape[0]):
-        weights[n] = ivar[n] / (np.float32(1.0) + ivar[n] * s2)
+def _fill_weights(ivar, s2, todo, lo, hi, power, weights):
+    """weights = (ivar / (1 + ivar s2))^power of a tile; power 1 or 2."""
+    for a in range(todo.size):
+        row, s2_here, out = ivar[todo[a], lo:hi], s2[todo[a]], weights[a]
+        for n in range(hi - lo):
+            i = np.float64(row[n])
+            w = i / (1.0 + i * s2_here)
+            out[n] = w if power == 1 else w * w
+
+
+@njit(cache=True, error_model="numpy")
+def _fill_single(ivar, s2, todo, lo, hi, weights):
+    """weights = ivar / (1 + ivar s2) of a tile, in float32."""
+    for a in range(todo.size):
+        row, s2_here, out = ivar[todo[a], lo:hi], np.float32(s2[todo[a]]), weights[a]
+        for n in range(hi - lo):
+            out[n] = row[n] / (np.float32(1.0) + row[n] * s2_here)
 
 
 @njit(cache=True)
-def _multiply(a, b, product):
-    for n in range(a.shape[0]):
-        product[n] = a[n] * b[n]
+def _weigh_flux(weights, flux, todo, lo, hi, product):
+    """product = weights * flux of a tile."""
+    for a in range(todo.size):
+        row, w, out = flux[todo[a], lo:hi], weights[a], product[a]
+        for n in range(hi - lo):
+            out[n] = w[n] * row[n]
 
 
 @njit(cache=True)
@@ -183,16 +215,40 @@ def _fill(vector, value):
 
 
 @njit(cache=True)
+def _clear(matrix, n):
+    for a in range(n):
+        _fill(matrix[a], 0.0)
+
+
+@njit(cache=True)
 def _add(part, total):
-    for p in range(total.shape[0]):
-        for k in range(total.shape[1]):
-            total[p, k] += part[p, k]
+    """total[:n] += part (n, m)."""
+    for a in range(part.shape[0]):
+        for k in range(part.shape[1]):
+            total[a, k] += part[a, k]
+
+
+@njit(cache=True)
+def _add_product(left, right, memory, total):
+    """total[:n] += left (n, m) @ right (m, k)."""
+    part = _cut(memory, left.shape[0], right.shape[1])
+    np.dot(left, right, part)
+    _add(part, total)
 
 
 @njit(cache=True)
 def _subtract(a, b, difference):
     for k in range(difference.shape[0]):
         difference[k] = a[k] - b[k]
+
+
+@njit(cache=True)
+def _subtract_from(flux, todo, lo, hi, model):
+    """model = flux - model of a tile."""
+    for a in range(todo.size):
+        row, out = flux[todo[a], lo:hi], model[a]
+        for n in range(hi - lo):
+            out[n] = row[n] - out[n]
 
 
 @njit(cache=True)
@@ -214,27 +270,45 @@ def _dot(a, b):
 
 
 @njit(cache=True)
-def _normal_equations(block, basis, todo, work):
-    """work.sums and work.right: normal matrix and right-hand side at the present s2; row a is pixel todo[a]."""
-    for a in range(todo.size):
-        p = todo[a]
-        _fill_weights(block.ivar[p], block.s2[p], 1, work.one[a])
-        _multiply(work.one[a], block.flux[p], work.two[a])
-    np.dot(work.one[:todo.size], basis.products, work.sums[:todo.size])
-    np.dot(work.two[:todo.size], basis.design, work.right[:todo.size])
+def _normal_equations(block, basis, todo, first, stop, work, sums, right):
+    """sums, right: normal matrix and right-hand side over the stars [first, stop) at the present s2.
+
+    Row a is pixel todo[a].
+    """
+    n = todo.size
+    _clear(sums, n)
+    _clear(right, n)
+    for lo in range(first, stop, TILE):
+        hi = min(lo + TILE, stop)
+        weights, products = _cut(work.one, n, hi - lo), _cut(work.two, n, hi - lo)
+        _fill_weights(block.ivar, block.s2, todo, lo, hi, 1, weights)
+        _weigh_flux(weights, block.flux, todo, lo, hi, products)
+        _add_product(weights, basis.products[lo:hi], work.part, sums)
+        _add_product(products, basis.design[lo:hi], work.part, right)
 
 
 @njit(cache=True)
-def _squares(block, basis, todo, work):
-    """work.sums: V'W^2 V at the present s2; row a is pixel todo[a]."""
-    for a in range(todo.size):
-        _fill_weights(block.ivar[todo[a]], block.s2[todo[a]], 2, work.one[a])
-    np.dot(work.one[:todo.size], basis.products, work.sums[:todo.size])
+def _weight_sums(block, basis, todo, power, first, stop, work, sums):
+    """sums: V'W^power V over the stars [first, stop) at the present s2; row a is pixel todo[a]."""
+    n = todo.size
+    _clear(sums, n)
+    for lo in range(first, stop, TILE):
+        hi = min(lo + TILE, stop)
+        weights = _cut(work.one, n, hi - lo)
+        _fill_weights(block.ivar, block.s2, todo, lo, hi, power, weights)
+        _add_product(weights, basis.products[lo:hi], work.part, sums)
+
+
+@njit(cache=True)
+def _solve_anew(block, basis, rules, first, todo, work):
+    """theta at the present s2, exactly."""
+    _normal_equations(block, basis, todo, 0, basis.design.shape[0], work, work.sums, work.right)
+    _solve_exact(block, basis, rules, first, todo, work)
 
 
 @njit(cache=True)
 def _trace_ratios(block, basis, todo, work):
-    """Restricted likelihood: block.trace (T of scatter.restricted) from work.sums (`_squares`) and the factors."""
+    """Restricted likelihood: block.trace (T of scatter.restricted) from work.sums (of W^2) and the factors."""
     n_term = basis.pair_index.shape[0]
     matrix = np.empty((n_term, n_term))
     for a in range(todo.size):
@@ -246,21 +320,34 @@ def _trace_ratios(block, basis, todo, work):
                 if scale[i] == 0.0 or scale[j] == 0.0:
                     matrix[i, j] = 0.0
         value = dense.trace_of_ratio(block.n_dependent[p], block.factor[p], scale, matrix)
-        _, _, sum_w, sum_w2 = scatter.moments(block.ivar[p], work.two[a], block.s2[p])
+        _, _, sum_w, sum_w2 = scatter.moments(block.ivar[p], work.residual[a], block.s2[p])
         block.trace[p] = value * sum_w / sum_w2 if sum_w2 > 0.0 else 0.0
 
 
 @njit(cache=True)
+def _new_traces(block, basis, todo, work):
+    """block.trace at the present s2, from the factors there."""
+    _weight_sums(block, basis, todo, 2, 0, basis.design.shape[0], work, work.sums)
+    _trace_ratios(block, basis, todo, work)
+
+
+@njit(cache=True)
+def _residual_tile(block, basis, todo, lo, hi, small, residual):
+    """residual[a] = F - V theta of pixel todo[a] for the stars [lo, hi); small[a] is its theta."""
+    np.dot(small[:todo.size], basis.design[lo:hi].T, residual)
+    _subtract_from(block.flux, todo, lo, hi, residual)
+
+
+@njit(cache=True)
 def _residuals(block, basis, todo, work):
-    """work.two[a] = F - V theta of pixel todo[a]."""
+    """work.residual[a] = F - V theta of pixel todo[a]."""
     for a in range(todo.size):
         copy_vector(block.theta[todo[a]], work.small[a])
-    np.dot(work.small[:todo.size], basis.design_t, work.two[:todo.size])
-    for a in range(todo.size):
-        flux = block.flux[todo[a]]
-        residual = work.two[a]
-        for n in range(flux.shape[0]):
-            residual[n] = flux[n] - residual[n]
+    for lo in range(0, basis.design.shape[0], TILE):
+        hi = min(lo + TILE, basis.design.shape[0])
+        tile = _cut(work.one, todo.size, hi - lo)
+        _residual_tile(block, basis, todo, lo, hi, work.small, tile)
+        copy_matrix(tile, work.residual[:todo.size, lo:hi])
 
 
 @njit(cache=True)
@@ -290,17 +377,19 @@ def _solve_exact(block, basis, rules, first, todo, work):
 @njit(cache=True)
 def _curvature(block, basis, rules, first, todo, work):
     """The factors of M at the present s2 for Newton steps, from float32 sums or, where those will not do, float64."""
-    n_term = basis.pair_index.shape[0]
+    n_star, n_term = basis.design.shape
+    n = todo.size
     matrix = np.empty((n_term, n_term))
-    rest = np.empty(todo.size, np.int64)
+    rest = np.empty(n, np.int64)
     n_rest = 0
-    for a in range(todo.size):
-        _fill_single(block.ivar[todo[a]], np.float32(block.s2[todo[a]]), work.single[a])
-    np.dot(work.single[:todo.size], basis.products_single, work.sums_single[:todo.size])
-    for a in range(todo.size):
+    _clear(work.sums, n)
+    for lo in range(0, n_star, TILE):
+        hi = min(lo + TILE, n_star)
+        weights = _cut(work.single, n, hi - lo)
+        _fill_single(block.ivar, block.s2, todo, lo, hi, weights)
+        _add_product(weights, basis.products_single[lo:hi], work.part_single, work.sums)
+    for a in range(n):
         p = todo[a]
-        for k in range(basis.products.shape[1]):
-            work.sums[a, k] = work.sums_single[a, k]
         _unpack(work.sums[a], basis.pair_index, matrix)
         block.n_dependent[p] = 0
         if not dense.cholesky(matrix, rules.terms_on[first + p], QUICK, block.factor[p], block.scale[p]):
@@ -308,9 +397,7 @@ def _curvature(block, basis, rules, first, todo, work):
             n_rest += 1
     if n_rest == 0:
         return
-    for a in range(n_rest):
-        _fill_weights(block.ivar[rest[a]], block.s2[rest[a]], 1, work.one[a])
-    np.dot(work.one[:n_rest], basis.products, work.sums[:n_rest])
+    _weight_sums(block, basis, rest[:n_rest], 1, 0, n_star, work, work.sums)
     for a in range(n_rest):
         p = rest[a]
         _unpack(work.sums[a], basis.pair_index, matrix)
@@ -320,21 +407,74 @@ def _curvature(block, basis, rules, first, todo, work):
 
 
 @njit(cache=True)
+def _weigh_less(ivar, flux, level, todo, lo, hi, product):
+    """product = ivar (flux - level) of a tile, in float32; level (n,) of each row."""
+    for a in range(todo.size):
+        i, f, out, less = ivar[todo[a], lo:hi], flux[todo[a], lo:hi], product[a], level[a]
+        for n in range(hi - lo):
+            out[n] = i[n] * (f[n] - less)
+
+
+@njit(cache=True)
 def _solve_at_zero(block, basis, todo, work):
     """theta at s2 = 0 from the factors there, to their accuracy. Solved for F - 1, whose coefficients are small, but
     where terms are dependent: the minimum-norm solution is that for F."""
+    level = np.ones(todo.size, np.float32)
     for a in range(todo.size):
-        p = todo[a]
-        ivar, flux, product = block.ivar[p], block.flux[p], work.two[a]
-        level = np.float32(0.0) if block.n_dependent[p] > 0 else np.float32(1.0)
-        for n in range(ivar.shape[0]):
-            product[n] = ivar[n] * (flux[n] - level)
-    np.dot(work.two[:todo.size], basis.design, work.right[:todo.size])
+        if block.n_dependent[todo[a]] > 0:
+            level[a] = 0.0
+    _clear(work.right, todo.size)
+    for lo in range(0, basis.design.shape[0], TILE):
+        hi = min(lo + TILE, basis.design.shape[0])
+        products = _cut(work.one, todo.size, hi - lo)
+        _weigh_less(block.ivar, block.flux, level, todo, lo, hi, products)
+        _add_product(products, basis.design[lo:hi], work.part, work.right)
     for a in range(todo.size):
         p = todo[a]
         dense.solve(block.n_dependent[p], block.factor[p], block.scale[p], work.right[a], block.theta[p])
         if block.n_dependent[p] == 0:
             block.theta[p, 0] += 1.0
+
+
+@njit(cache=True)
+def _slopes_and_gradients(block, basis, todo, work, kept, with_gradient, with_mixed, slopes):
+    """What a Newton step needs of pixel todo[a]: slopes[a], (f, f') of scatter; work.gradient[a], g = V'Wr;
+    work.right[a], h = V'W^2 r (if with_mixed).
+
+    kept: the residuals stand in work.residual. with_gradient False: the gradient is known to be zero.
+    """
+    n = todo.size
+    moments = np.zeros((n, 4))
+    _clear(work.gradient, n)
+    _clear(work.right, n)
+    for a in range(n):
+        copy_vector(block.theta[todo[a]], work.small[a])
+    for lo in range(0, basis.design.shape[0], TILE):
+        hi = min(lo + TILE, basis.design.shape[0])
+        residual, once, twice = (_cut(work.one, n, hi - lo), _cut(work.two, n, hi - lo), _cut(work.three, n, hi - lo))
+        if kept:
+            copy_matrix(work.residual[:n, lo:hi], residual)
+        else:
+            _residual_tile(block, basis, todo, lo, hi, work.small, residual)
+        scatter.weigh(block.ivar, block.s2, todo, lo, hi, residual, once, twice, moments)
+        if with_gradient:
+            _add_product(once, basis.design[lo:hi], work.part, work.gradient)
+        if with_mixed:
+            _add_product(twice, basis.design[lo:hi], work.part, work.right)
+    for a in range(n):
+        slopes[a, 0], slopes[a, 1] = scatter.less_trace(moments[a, 0], moments[a, 1], moments[a, 2], moments[a, 3],
+                                                        block.trace[todo[a]])
+
+
+@njit(cache=True)
+def _descend(block, basis, p, s2, work):
+    """The minimum downhill from s2 at the residuals of pixel p, which are written to work.residual[0]."""
+    residual = work.residual[0]
+    np.dot(basis.design, block.theta[p], residual)
+    flux = block.flux[p]
+    for n in range(flux.size):
+        residual[n] = flux[n] - residual[n]
+    return scatter.descend(block.ivar[p], residual, block.trace[p], block.n_fitted[p], s2)
 
 
 @njit(cache=True)
@@ -360,28 +500,17 @@ def _polish(block, basis, todo, work, theta_tolerance, s2_tolerance, start, left
     for iteration in range(MAX_STEP):
         if n_now == 0:
             break
-        if iteration > 0 or start != KEPT:
-            _residuals(block, basis, now[:n_now], work)
-        for a in range(n_now):
-            p = now[a]
-            slopes[a, 0], slopes[a, 1] = scatter.weigh(block.ivar[p], work.two[a], s2[p], block.trace[p], work.three[a],
-                                                       work.one[a])
-        if iteration > 0 or start != READY:
-            np.dot(work.three[:n_now], basis.design, work.gradient[:n_now])
-        else:
-            for a in range(n_now):
-                _fill(work.gradient[a], 0.0)
+        _slopes_and_gradients(block, basis, now[:n_now], work, iteration == 0 and start == KEPT,
+                              iteration > 0 or start != READY, iteration == joint, slopes)
         if iteration == joint:
-            np.dot(work.one[:n_now], basis.design, work.small[:n_now])
             for a in range(n_now):
                 p = now[a]
-                copy_vector(work.small[a], mixed[p])
+                copy_vector(work.right[a], mixed[p])
                 dense.solve(block.n_dependent[p], block.factor[p], block.scale[p], mixed[p], along[p])
                 coupling[p] = _dot(mixed[p], along[p])
         n_next = 0
         for a in range(n_now):
             p = now[a]
-            ivar, residual = block.ivar[p], work.two[a]
             dense.solve(block.n_dependent[p], block.factor[p], block.scale[p], work.gradient[a], step)
             gain = _dot(step, work.gradient[a])
             f, slope = slopes[a, 0], slopes[a, 1]
@@ -403,12 +532,12 @@ def _polish(block, basis, todo, work, theta_tolerance, s2_tolerance, start, left
                     s2[p] *= np.exp(shift)
                     refresh = abs(shift) > 0.25
                 else:
-                    s2[p] = scatter.descend(ivar, residual, block.trace[p], block.n_fitted[p], s2[p])
+                    s2[p] = _descend(block, basis, p, s2[p], work)
                     refresh = True
             elif f >= 0.0:
                 done = gain < theta_tolerance
             else:
-                s2[p] = scatter.descend(ivar, residual, block.trace[p], block.n_fitted[p], 0.0)
+                s2[p] = _descend(block, basis, p, 0.0, work)
                 refresh = True
             if done:
                 continue
@@ -473,10 +602,10 @@ def _search(block, basis, todo, work, memory, left):
     for a in range(todo.size):
         p = todo[a]
         old, trace = block.s2[p], block.trace[p]
-        f, _ = scatter.restricted(block.ivar[p], work.two[a], old, trace)
+        f, _ = scatter.restricted(block.ivar[p], work.residual[a], old, trace)
         if old == 0.0 and f >= 0.0:
             continue
-        new = scatter.descend(block.ivar[p], work.two[a], trace, block.n_fitted[p], old)
+        new = scatter.descend(block.ivar[p], work.residual[a], trace, block.n_fitted[p], old)
         if old == 0.0:
             memory[p, 4] = 1.0
             if np.isfinite(memory[p, 3]):
@@ -524,8 +653,7 @@ def _converge(rule, block, basis, rules, first, todo, work, memory, tolerances, 
             if turn < n_polish:
                 _curvature(block, basis, rules, first, here, work)
             else:
-                _normal_equations(block, basis, here, work)
-                _solve_exact(block, basis, rules, first, here, work)
+                _solve_anew(block, basis, rules, first, here, work)
                 if rule == REML:
                     _renew_traces(block, basis, here, work, trace_at)
         if turn < n_polish:
@@ -553,8 +681,7 @@ def _renew_traces(block, basis, todo, work, trace_at):
             n_moved += 1
             trace_at[p] = block.s2[p]
     if n_moved > 0:
-        _squares(block, basis, moved[:n_moved], work)
-        _trace_ratios(block, basis, moved[:n_moved], work)
+        _new_traces(block, basis, moved[:n_moved], work)
 
 
 @njit(cache=True)
@@ -562,7 +689,7 @@ def _full_objective(rule, block, basis, rules, p, work):
     """The whole objective of pixel p: equation 3, the restricted term, the penalty."""
     todo = np.full(1, p)
     _residuals(block, basis, todo, work)
-    value = scatter.objective(block.ivar[p], work.two[0], block.s2[p])
+    value = scatter.objective(block.ivar[p], work.residual[0], block.s2[p])
     if rule == REML:
         value += dense.log_determinant(block.n_dependent[p], block.factor[p], block.scale[p])
     for k in range(rules.penalty.shape[0]):
@@ -583,17 +710,15 @@ def _fit_block(rule, block, basis, rules, first, todo, work):
         _curvature(block, basis, rules, first, todo, work)
         _solve_at_zero(block, basis, todo, work)
     else:
-        _normal_equations(block, basis, todo, work)
-        _solve_exact(block, basis, rules, first, todo, work)
+        _solve_anew(block, basis, rules, first, todo, work)
     if rule == NONE or rule == FIXED:
         return
     if rule == REML:
-        _squares(block, basis, todo, work)
-        _trace_ratios(block, basis, todo, work)
+        _new_traces(block, basis, todo, work)
     _residuals(block, basis, todo, work)
     if rule == MEDIAN:
         for a in range(todo.size):
-            s2[todo[a]] = scatter.median_rule(block.ivar[todo[a]], work.two[a])
+            s2[todo[a]] = scatter.median_rule(block.ivar[todo[a]], work.residual[a])
         return
 
     n_candidate = np.zeros(n_block, np.int64)
@@ -610,7 +735,7 @@ def _fit_block(rule, block, basis, rules, first, todo, work):
     memory = np.empty((n_block, 5))
     for a in range(todo.size):
         p = todo[a]
-        ivar, residual = block.ivar[p], work.two[a]
+        ivar, residual = block.ivar[p], work.residual[a]
         n_candidate[p], at_zero[p], n_effective = scatter.scan(ivar, residual, block.trace[p], block.n_fitted[p],
                                                                low[p], high[p], start[p])
         exactly[p] = n_effective < FEW * block.n_fitted[p]
@@ -622,11 +747,10 @@ def _fit_block(rule, block, basis, rules, first, todo, work):
                 start[p, c] = scatter.root(ivar, residual, block.trace[p], low[p, c], high[p, c], start[p, c],
                                            START_TOLERANCE)
     if quick and n_few > 0:
-        _normal_equations(block, basis, few[:n_few], work)
-        _solve_exact(block, basis, rules, first, few[:n_few], work)
+        _solve_anew(block, basis, rules, first, few[:n_few], work)
         _residuals(block, basis, few[:n_few], work)
         for a in range(n_few):
-            f, _ = scatter.restricted(block.ivar[few[a]], work.two[a], 0.0, 0.0)
+            f, _ = scatter.restricted(block.ivar[few[a]], work.residual[a], 0.0, 0.0)
             at_zero[few[a]] = f >= 0.0
     first_theta = theta.copy()
     kept = quick and n_few == 0
@@ -705,17 +829,15 @@ def _scan_exactly(rule, block, basis, rules, first, few, work, at_zero, n_candid
         top[p] = 100.0 / lowest
     n_now = few.size
     while n_now > 0:
-        _normal_equations(block, basis, now[:n_now], work)
-        _solve_exact(block, basis, rules, first, now[:n_now], work)
+        _solve_anew(block, basis, rules, first, now[:n_now], work)
         if rule == REML:
-            _squares(block, basis, now[:n_now], work)
-            _trace_ratios(block, basis, now[:n_now], work)
+            _new_traces(block, basis, now[:n_now], work)
         _residuals(block, basis, now[:n_now], work)
         n_next = 0
         for a in range(n_now):
             p = now[a]
             s2 = block.s2[p]
-            f, _ = scatter.restricted(block.ivar[p], work.two[a], s2, block.trace[p])
+            f, _ = scatter.restricted(block.ivar[p], work.residual[a], s2, block.trace[p])
             c = n_candidate[p]
             if f < 0.0:
                 negative[p] = True
@@ -729,7 +851,7 @@ def _scan_exactly(rule, block, basis, rules, first, few, work, at_zero, n_candid
                     n_candidate[p] = c + 1
             # Above the largest variance and the largest residual the slope stays positive.
             if s2 < top[p] or negative[p]:
-                _, above = scatter.limits(block.ivar[p], work.two[a], block.n_fitted[p])
+                _, above = scatter.limits(block.ivar[p], work.residual[a], block.n_fitted[p])
                 top[p] = max(top[p], above)
                 if s2 < 1e30:
                     block.s2[p] = 3.0 * s2
@@ -773,7 +895,7 @@ def _settle(rule, block):
 
 @njit(cache=True, nogil=True)
 def fit_block(rule, flux, ivar, ivar_scale, order, basis, rules, s2_given, first, stop, theta, s2, status, n_good):
-    """Fit the pixels [first, stop) over all stars, N_GROUP of them at most. `first` is a multiple of N_BLOCK.
+    """Fit the pixels [first, stop) over all stars, N_BLOCK of them at most.
 
     rule        ML, REML, MEDIAN, NONE or FIXED
     flux, ivar  (n_star, n_pix)  float32; ivar 0, NaN and impossible values mask a pixel of a star
@@ -788,25 +910,22 @@ def fit_block(rule, flux, ivar, ivar_scale, order, basis, rules, s2_given, first
     would compile all this twice and could not show progress.
     """
     n_star, n_term = basis.design.shape
-    all_flux, all_ivar, all_good = _load(flux, ivar, order, ivar_scale, first, stop)
-    work = _new_work(min(N_BLOCK, stop - first), n_star, n_term, basis.products.shape[1])
-    todo = np.empty(N_BLOCK, np.int64)
-    for low in range(0, stop - first, N_BLOCK):
-        at = first + low
-        high = min(low + N_BLOCK, stop - first)
-        block = _new_block(all_flux[low:high], all_ivar[low:high], all_good[low:high], n_term)
-        chosen = todo[:_choose_usable(rule, block, rules, at, s2_given, todo)]
-        if chosen.size > 0:
-            if rule == FIXED:
-                for p in chosen:
-                    block.s2[p] = s2_given[at + p]
-            _fit_block(rule, block, basis, rules, at, chosen, work)
-        _settle(rule, block)
-        for p in range(high - low):
-            copy_vector(block.theta[p], theta[at + p])
-            s2[at + p] = block.s2[p]
-            status[at + p] = block.status[p]
-            n_good[at + p] = block.n_good[p]
+    n = stop - first
+    block = _new_block(*_load(flux, ivar, order, ivar_scale, first, stop), n_term)
+    work = _new_work(n, n_star, n_term, basis.products.shape[1])
+    todo = np.empty(n, np.int64)
+    chosen = todo[:_choose_usable(rule, block, rules, first, s2_given, todo)]
+    if chosen.size > 0:
+        if rule == FIXED:
+            for p in chosen:
+                block.s2[p] = s2_given[first + p]
+        _fit_block(rule, block, basis, rules, first, chosen, work)
+    _settle(rule, block)
+    for p in range(n):
+        copy_vector(block.theta[p], theta[first + p])
+        s2[first + p] = block.s2[p]
+        status[first + p] = block.status[p]
+        n_good[first + p] = block.n_good[p]
 
 
 @njit(cache=True)
@@ -829,20 +948,12 @@ def _fold_shares(block, basis, fold_start, work, fold_sums, fold_right, fold_squ
 
     fold_squares gets the shares of V'W^2 V; (0, n, n_sum) if they are not needed.
     """
-    for p in range(block.s2.shape[0]):
-        _fill_weights(block.ivar[p], block.s2[p], 1, work.one[p])
-        _multiply(work.one[p], block.flux[p], work.two[p])
+    every = np.arange(block.s2.shape[0])
     for k in range(fold_start.shape[0] - 1):
         lo, hi = fold_start[k], fold_start[k + 1]
-        part = np.empty((work.one.shape[0], hi - lo))
-        copy_matrix(work.one[:, lo:hi], part)
-        np.dot(part, basis.products[lo:hi], fold_sums[k])
+        _normal_equations(block, basis, every, lo, hi, work, fold_sums[k], fold_right[k])
         if fold_squares.shape[0] > 0:
-            for p in range(part.shape[0]):
-                _multiply(part[p], part[p], part[p])
-            np.dot(part, basis.products[lo:hi], fold_squares[k])
-        copy_matrix(work.two[:, lo:hi], part)
-        np.dot(part, basis.design[lo:hi], fold_right[k])
+            _weight_sums(block, basis, every, 2, lo, hi, work, fold_squares[k])
 
 
 @njit(cache=True)
@@ -918,27 +1029,27 @@ def fit_block_folds(rule, flux, ivar, ivar_scale, order, fold_start, basis, rule
                     _subtract(all_sums[p], fold_sums[k, p], work.sums[a])
                     _subtract(all_right[p], fold_right[k, p], work.right[a])
             else:
-                _normal_equations(block, basis, chosen, work)
+                _normal_equations(block, basis, chosen, 0, n_star, work, work.sums, work.right)
             _solve_exact(block, basis, rules, first, chosen, work)
             if rule == REML:
                 if plain:
                     for a in range(chosen.size):
                         _subtract(all_squares[chosen[a]], fold_squares[k, chosen[a]], work.sums[a])
                 else:
-                    _squares(block, basis, chosen, work)
+                    _weight_sums(block, basis, chosen, 2, 0, n_star, work, work.sums)
                 _trace_ratios(block, basis, chosen, work)
             if rule == MEDIAN:
                 _residuals(block, basis, chosen, work)
                 for a in range(chosen.size):
                     p = chosen[a]
-                    block.s2[p] = _median_without(full_ivar[p], work.two[a], lo, hi)
+                    block.s2[p] = _median_without(full_ivar[p], work.residual[a], lo, hi)
             elif rule == ML or rule == REML:
                 _converge(rule, block, basis, rules, first, chosen, work, memory, FOLD_TOLERANCES, np.int64(READY))
             if likelihood.shape[0] > 0:
                 _residuals(block, basis, chosen, work)
                 for a in range(chosen.size):
                     p = chosen[a]
-                    value, count = _held_out(full_ivar[p], work.two[a], block.s2[p], lo, hi)
+                    value, count = _held_out(full_ivar[p], work.residual[a], block.s2[p], lo, hi)
                     likelihood[first + p] += value
                     n_likelihood[first + p] += count
         copy_matrix(full_ivar[:, lo:hi], block.ivar[:, lo:hi])

@@ -22,7 +22,6 @@ import numpy as np
 from cannonkit.errors import ConfigError
 from cannonkit.kernels import components as kernel
 from cannonkit.kernels import sums
-from cannonkit.kernels.train import N_BLOCK
 from cannonkit.stages import vectorizer
 
 TOLERANCE = 0.02        # gain of -2 ln L in an iteration per number in U; noise alone gains 1 in all
@@ -32,6 +31,7 @@ FOLD_STEPS = 2          # iterations of a fold; the second gained a hundredth of
 OVERSAMPLE = 10         # columns of the randomised decomposition beyond those wanted
 POWER = 2               # its power iterations
 SEED = 1
+N_BLOCK = 32            # pixels that a thread takes at a time
 
 
 @dataclass

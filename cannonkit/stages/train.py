@@ -79,8 +79,7 @@ class Problem:
     def _basis(self, order):
         design = np.ascontiguousarray(self.design[order])
         products = np.ascontiguousarray(self.products[order])
-        return kernel.Basis(design, np.ascontiguousarray(design.T), products, products.astype(np.float32),
-                            self.pair_index)
+        return kernel.Basis(design, products, products.astype(np.float32), self.pair_index)
 
     def _rules(self):
         return kernel.Rules(self.terms_on, self.penalty, self.low, self.high)
@@ -92,7 +91,7 @@ class Problem:
         status, n_good = np.empty(n_pix, np.int32), np.empty(n_pix, np.int64)
         order = np.arange(len(self.design))
         basis, rules = self._basis(order), self._rules()
-        _over_pixels(n_pix, kernel.N_GROUP, advance, lambda first, stop: kernel.fit_block(
+        _over_pixels(n_pix, kernel.N_BLOCK, advance, lambda first, stop: kernel.fit_block(
             self.rule, self.flux, self.ivar, self.ivar_scale, order, basis, rules, self.s2_given, first, stop, theta,
             s2, status, n_good))
         return theta, s2, status, n_good
