@@ -27,10 +27,10 @@ def mock_cards(seed):
 
 
 def write(path, data):
-    """Write bytes to a new file; parent folders are made. Raises TransferError, CannotCreateError."""
+    """Write bytes, or pieces of them, to a new file in folders that are made. TransferError, CannotCreateError."""
     try:
         with open(path, "xb") as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         write(path, data)
@@ -237,54 +237,49 @@ ALLSTAR = schema.Table(
 PARAM_SYMBOLS = ("TEFF", "LOGG", "LOG10VDOP", "METALS", "C", "N", "O Mg Si S Ca Ti", "LGVSINI", "O")
 
 
-def allstar_bytes(rows, seed):
-    """The whole allStar file: HDU 1 rows of ALLSTAR, HDU 2 index by RA hour, HDU 3 parameter symbols."""
-    index = np.searchsorted(rows["RA"], np.arange(25) * 15.0).astype(">i4")
+def allstar_bytes(columns, n, seed):
+    """Pieces of the allStar file: HDU 1 n rows of ALLSTAR, HDU 2 index by RA hour, HDU 3 parameter symbols."""
+    index = np.searchsorted(columns["RA"], np.arange(25) * 15.0).astype(">i4")
     symbols = schema.Table("", (_c("PARAM_SYMBOL", "S16", shape=(9,)), _c("ELEM_SYMBOL", "S5", shape=(26,))))
     one = np.zeros(1, symbols.dtype)
     one["PARAM_SYMBOL"][0] = PARAM_SYMBOLS
-    one["ELEM_SYMBOL"][0, :14] = (
-        "C",
-        "CI",
-        "N",
-        "O",
-        "Na",
-        "Mg",
-        "Al",
-        "Si",
-        "P",
-        "S",
-        "K",
-        "Ca",
-        "Ti",
-        "TiII",
-    )
-    return (
-        fits.header_bytes([*fits.primary_cards(), *mock_cards(seed)])
-        + _table(ALLSTAR, rows)
-        + _image(index, ">i4")
-        + _table(symbols, one)
-    )
+    one["ELEM_SYMBOL"][0, :14] = ("C", "CI", "N", "O", "Na", "Mg", "Al", "Si", "P", "S", "K", "Ca", "Ti", "TiII")
+    yield from table_bytes(ALLSTAR, columns, np.arange(n), seed)
+    yield _image(index, ">i4")
+    yield from _table(symbols, one, np.arange(1))
 
 
-def _table(table, rows):
-    """Bytes of a table extension without checksums; strings are padded with blanks, as the surveys' are."""
-    raw = np.zeros(len(rows), table.dtype)
+ROWS = 32768  # of a table made at a time
+
+
+def rows(table, columns, which):
+    """Rows `which` of a schema.Table from columns by name, arrays or scalars."""
+    out = np.zeros(len(which), table.dtype)
     for name in table.names:
-        kind = table.dtype[name].base
-        if kind.kind == "S":
-            text = np.array(rows[name], dtype=kind)
-            letters = text.view(np.uint8)
-            letters[letters == 0] = ord(" ")
-            raw[name] = text
-        else:
-            raw[name] = rows[name]
-    return fits.header_bytes(fits.table_cards(table, len(raw))) + fits.data_bytes(raw)
+        value = columns[name]
+        out[name] = value[which] if np.ndim(value) else value
+    return out
 
 
-def table_bytes(table, rows, seed):
-    """A whole file with one table (HDU 1)."""
-    return fits.header_bytes([*fits.primary_cards(), *mock_cards(seed)]) + _table(table, rows)
+def _table(table, columns, which):
+    """Pieces of a table extension without checksums; strings are padded with blanks, as the surveys' are."""
+    yield fits.header_bytes(fits.table_cards(table, len(which)))
+    for first in range(0, len(which), ROWS):
+        raw = rows(table, columns, which[first:first + ROWS])
+        for name in table.names:
+            if table.dtype[name].base.kind == "S":
+                text = np.ascontiguousarray(raw[name])
+                letters = text.view(np.uint8)
+                letters[letters == 0] = ord(" ")
+                raw[name] = text
+        yield raw.tobytes()
+    yield bytes(-len(which) * table.dtype.itemsize % fits.BLOCK)
+
+
+def table_bytes(table, columns, which, seed):
+    """Pieces of a whole file with one table (HDU 1): the rows `which` of columns by name."""
+    yield fits.header_bytes([*fits.primary_cards(), *mock_cards(seed)])
+    yield from _table(table, columns, which)
 
 
 # --- GALAH ------------------------------------------------------------------------------------------

@@ -338,6 +338,8 @@ class _FromModel:
 def _tables(folder, plan, settings, args):
     import os
 
+    import numpy as np
+
     from cannonkit import mock_files, stream
     from cannonkit.stages import mock
 
@@ -346,26 +348,26 @@ def _tables(folder, plan, settings, args):
     def put(name, data):
         mock_files.write(os.path.join(folder, name), data)
 
-    allstar = mock.apogee_rows(plan, mock_files.ALLSTAR)
-    put("apogee/allStar-r12-mock.fits", mock_files.allstar_bytes(allstar, seed))
-    allspec = mock.galah_rows(plan, mock_files.GALAH)
-    put("galah/GALAH_DR3_main_allspec_mock.fits", mock_files.table_bytes(mock_files.GALAH, allspec, seed))
-    put("galah/GALAH_DR3_main_allstar_mock.fits",
-        mock_files.table_bytes(mock_files.GALAH, allspec[allspec["flag_repeat"] == 0], seed))
+    def put_table(name, table, columns, which):
+        put(name, mock_files.table_bytes(table, columns, which, seed))
+
+    put("apogee/allStar-r12-mock.fits", mock_files.allstar_bytes(plan.apogee.columns, len(plan.apogee.star), seed))
+    every = np.arange(len(plan.galah.star))
+    put_table("galah/GALAH_DR3_main_allspec_mock.fits", mock_files.GALAH, plan.galah.columns, every)
+    put_table("galah/GALAH_DR3_main_allstar_mock.fits", mock_files.GALAH, plan.galah.columns,
+              every[plan.galah.columns["flag_repeat"] == 0])
     gaia, distances, n = mock.gaia_columns(plan.stars, settings)
-    put("gaia_edr3_mock.fits",
-        mock_files.table_bytes(mock_files.GAIA, mock.rows(mock_files.GAIA, gaia, n), seed))
-    put("distances_mock.fits",
-        mock_files.table_bytes(mock_files.DISTANCES, mock.rows(mock_files.DISTANCES, distances, n), seed))
+    put_table("gaia_edr3_mock.fits", mock_files.GAIA, gaia, np.arange(n))
+    put_table("distances_mock.fits", mock_files.DISTANCES, distances, np.arange(n))
     members, n = mock.cluster_columns(plan.stars, settings)
-    put("clusters_mock.fits",
-        mock_files.table_bytes(mock_files.CLUSTERS, mock.rows(mock_files.CLUSTERS, members, n), seed))
-    truth = mock.truth_rows(plan)
+    put_table("clusters_mock.fits", mock_files.CLUSTERS, members, np.arange(n))
     header = {"MOCK": (True, "simulated: not an observation"), "GENERATR": mock_files.GENERATOR,
               "MOCKSEED": seed}
-    with stream.create(os.path.join(folder, "truth.fits"), "truth", mock.truth_table(), len(truth),
-                       header=header, record=cli.record(args, settings)) as out:
-        out.write(truth)
+    with stream.create(os.path.join(folder, "truth.fits"), "truth", mock.truth_table(),
+                       len(plan.apogee.star) + len(plan.galah.star), header=header,
+                       record=cli.record(args, settings)) as out:
+        for rows in mock.truth_blocks(plan):
+            out.write(rows)
 
 
 def _spectra(folder, plan, settings, args, progress):
@@ -375,17 +377,17 @@ def _spectra(folder, plan, settings, args, progress):
     import numpy as np
 
     from cannonkit import mock_files, recipe
-    from cannonkit.stages import mock, mock_spectra
+    from cannonkit.stages import mock_spectra
 
     clear = [pixel.wavelength for pixel in recipe.read_continuum("apogee_continuum")]
     synthesis = mock_spectra.Synthesis(clear)
-    allstar = mock.apogee_rows(plan, mock_files.ALLSTAR)
 
     def apogee(which):
         planes, weight, shift, _ = mock_spectra.apogee_block(
             synthesis, plan.stars, mock_spectra.take(plan.apogee.observations, which), plan.visits[which], settings)
-        for j, i in enumerate(which):
-            row, visits = allstar[i], int(plan.visits[i])
+        for j, (i, row) in enumerate(zip(which, mock_files.rows(mock_files.ALLSTAR, plan.apogee.columns, which),
+                                         strict=True)):
+            visits = int(plan.visits[i])
             own = {name: plane[j] for name, plane in planes.items()}
             flat = bool(i % 2 == 0)
             data = mock_files.apstar_bytes(row, own, visits, weight[j], shift[j], settings.seed, flat)

@@ -54,15 +54,9 @@ def plan(settings):
     lost = draw.random(n) < settings.missing_cameras
     missing[lost] = draw.choice([3, 3, 3, 0, 1], size=int(lost.sum()))
     no_hdu4 = draw.random(n) < 0.002
-    return Plan(
-        stars,
-        apogee,
-        mock_spectra.n_visits(apogee.observations, settings),
-        galah,
-        mock_spectra.galah_grids(galah.observations, settings),
-        missing,
-        no_hdu4,
-    )
+    visits = mock_spectra.n_visits(apogee.observations, settings)
+    apogee.columns["NVISITS"] = visits
+    return Plan(stars, apogee, visits, galah, mock_spectra.galah_grids(galah.observations, settings), missing, no_hdu4)
 
 
 # --- APOGEE -----------------------------------------------------------------------------------------
@@ -106,7 +100,7 @@ def _apogee(stars, settings, rng):
         ],
         axis=1,
     )
-    covariance = np.zeros((n, 81))
+    covariance = np.zeros((n, 81), np.float32)       # as allStar has it
     covariance[:, ::10] = sigma**2
     full = covariance.copy()
     full[:, 1] = full[:, 9] = 0.3 * sigma[:, 0] * sigma[:, 1]
@@ -140,7 +134,6 @@ def _apogee(stars, settings, rng):
         "GLON": galactic(s["ra"], s["dec"])[0],
         "GLAT": galactic(s["ra"], s["dec"])[1],
         "SURVEY": b"mock",
-        "NVISITS": 1,
         "COMBTYPE": 1,
         "COMMISS": 0,
         "SNR": snr,
@@ -304,14 +297,6 @@ def _galah(stars, settings, rng):
 # --- side tables ------------------------------------------------------------------------------------
 
 
-def rows(table, columns, n):
-    """Rows of a schema.Table from columns by name (arrays or scalars)."""
-    out = np.zeros(n, table.dtype)
-    for name in table.names:
-        out[name] = columns[name]
-    return out
-
-
 def gaia_columns(stars, settings):
     """Gaia EDR3 and Bailer-Jones columns of the stars that a survey has: two dicts and their number."""
     rng = np.random.default_rng([settings.seed, 5])
@@ -468,27 +453,48 @@ def _truth_of(stars, name, survey, labels):
     return out
 
 
+TRUTH_ROWS = 32768  # made at a time
+
+
+def truth_blocks(plan):
+    """Blocks of `truth_table` rows: APOGEE spectra in catalogue order, then GALAH's."""
+    for fill, survey in ((_apogee_truth, plan.apogee), (_galah_truth, plan.galah)):
+        for first in range(0, len(survey.star), TRUTH_ROWS):
+            part = slice(first, first + TRUTH_ROWS)
+            columns = {name: value[part] if np.ndim(value) else value for name, value in survey.columns.items()}
+            yield fill(plan, part, Survey(survey.star[part], survey.repeat[part], survey.snr[part], columns,
+                                          mock_spectra.take(survey.observations, part)))
+
+
 def truth_rows(plan):
-    """Rows of `truth_table`: APOGEE spectra in catalogue order, then GALAH's."""
-    columns = plan.apogee.columns
+    """All of them together."""
+    return np.concatenate(list(truth_blocks(plan)))
+
+
+def _apogee_truth(plan, part, survey):
+    columns = survey.columns
     param = columns["PARAM"]
     named = {"teff": param[:, 0], "logg": param[:, 1], "fe_h": param[:, 3], "alpha_fe": param[:, 6],
              "vmicro": 10.0 ** param[:, 2], "vbroad": 10.0 ** param[:, 7]}
     lost = param[:, 0] < -9000.0
-    apogee = _truth_of(plan.stars, "apogee", plan.apogee,
-                       {name: np.where(lost, np.nan, value) for name, value in named.items()})
-    apogee["id"] = apogee["star_id"] = np.char.strip(columns["APOGEE_ID"])
-    apogee["repeat_id"] = columns["APSTAR_ID"]
-    apogee["visits"] = plan.visits
-    apogee["file"] = _join(columns["TELESCOPE"], b"/", columns["FIELD"], b"/", columns["FILE"])
-    columns = plan.galah.columns
+    out = _truth_of(plan.stars, "apogee", survey,
+                    {name: np.where(lost, np.nan, value) for name, value in named.items()})
+    out["id"] = out["star_id"] = np.char.strip(columns["APOGEE_ID"])
+    out["repeat_id"] = columns["APSTAR_ID"]
+    out["visits"] = plan.visits[part]
+    out["file"] = _join(columns["TELESCOPE"], b"/", columns["FIELD"], b"/", columns["FILE"])
+    return out
+
+
+def _galah_truth(plan, part, survey):
+    columns = survey.columns
     named = {name: columns["vmic" if name == "vmicro" else name] for name in LABELS}
-    galah = _truth_of(plan.stars, "galah", plan.galah, named)
-    galah["id"] = galah["repeat_id"] = columns["sobject_id"].astype("S20")
-    galah["star_id"] = columns["star_id"]
-    galah["missing_camera"], galah["not_normalised"] = plan.missing_camera + 1, plan.no_hdu4
-    galah["file"] = np.char.add(galah["id"], b"{ccd}.fits")
-    return np.concatenate([apogee, galah])
+    out = _truth_of(plan.stars, "galah", survey, named)
+    out["id"] = out["repeat_id"] = columns["sobject_id"].astype("S20")
+    out["star_id"] = columns["star_id"]
+    out["missing_camera"], out["not_normalised"] = plan.missing_camera[part] + 1, plan.no_hdu4[part]
+    out["file"] = np.char.add(out["id"], b"{ccd}.fits")
+    return out
 
 
 DRAWN = 1024  # stars drawn together
@@ -512,15 +518,3 @@ def drawn_truth(survey, block, settings):
     out["id"] = out["repeat_id"] = out["star_id"] = np.char.add(b"mock", np.char.zfill(number.astype("S12"), 12))
     out["star"] = number
     return out
-
-
-def apogee_rows(plan, table):
-    """allStar rows (table = mock_files.ALLSTAR), NVISITS filled in."""
-    out = rows(table, plan.apogee.columns, len(plan.apogee.star))
-    out["NVISITS"] = plan.visits
-    return out
-
-
-def galah_rows(plan, table):
-    """Rows of main_allspec; those with flag_repeat 0 are main_allstar."""
-    return rows(table, plan.galah.columns, len(plan.galah.star))

@@ -381,7 +381,7 @@ def test_a_catalogue_that_names_no_files(survey, tmp_path, inside, capfd):
 def mock_files_of(folder, plan, settings, which, snr, n):
     """n spectra of one mock star at one S/N in both surveys' own files: {survey: [(id, path template)]}."""
     from cannonkit import mock_files, recipe
-    from cannonkit.stages import mock, mock_spectra
+    from cannonkit.stages import mock_spectra
     synthesis = mock_spectra.Synthesis([p.wavelength for p in recipe.read_continuum("apogee_continuum")])
     # The same random numbers at every S/N: the same waves in the continuum, the same noise but for its size.
     obs = mock_spectra.Observation(np.full(n, which), np.arange(n), np.full(n, float(snr)), np.ones(n),
@@ -389,7 +389,7 @@ def mock_files_of(folder, plan, settings, which, snr, n):
     planes, weight, shift, _ = mock_spectra.apogee_block(synthesis, plan.stars, obs, np.ones(n, int), settings)
     start, step, n_pix = grids = mock_spectra.galah_grids(obs, settings)
     cameras = mock_spectra.galah_block(synthesis, plan.stars, obs, grids, settings)
-    row = mock.apogee_rows(plan, mock_files.ALLSTAR)[0]
+    row = mock_files.rows(mock_files.ALLSTAR, plan.apogee.columns, np.arange(1))[0]
     names = {"apogee": [], "galah": []}
     for k in range(n):
         name = f"{which}-{snr}-{k}"
