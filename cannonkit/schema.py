@@ -437,7 +437,7 @@ PULLS = Table("PULLS", (
 # label -> (name in Table A1, unit in words, UCD)
 _A1_LABELS = {
     "teff": ("teff", "K", "effective temperature", "phys.temperature.effective"),
-    "logg": ("logg", "dex", "surface gravity, log(cm/s^2)", "phys.gravity"),
+    "logg": ("logg", "log(cm/s^2)", "surface gravity", "phys.gravity"),
     "fe_h": ("feh", "dex", "metallicity [Fe/H]", "phys.abund.Z"),
     "alpha_fe": ("alphafe", "dex", "alpha enhancement [alpha/Fe]", "phys.abund"),
     "vmicro": ("vmicro", "km/s", "microturbulence velocity", "phys.veloc.microTurb"),

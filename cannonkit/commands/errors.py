@@ -382,6 +382,8 @@ def _validate(args):
             for model, width in widths.items():
                 out_rows[at][model] = width
         header = {k: source.header.text(k) for k in ("MODEL", "SURVEY", "SCALE") if source.header.text(k)}
+        if settings.against:
+            header["AGAINST"] = True, "differences from reference labels, not of repeats"
         if args.across:
             header["ACROSS"] = args.across, "rows of a value judged by those of the others"
         with stream.create(args.output, "errors", schema.PULLS, len(rows), [], header,

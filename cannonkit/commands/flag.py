@@ -272,6 +272,7 @@ class Counts:
         yield "NTRAIN", self.n_row - self.flags.get("flag_training", 0), "stars of the training set"
         if self.recipe is not None:
             yield "NCLEAN", self.clean, "clean stars"
+            yield "NZERO", self.zero, "stars with every flag and word 0"
             yield "NMISSING", self.missing, "stars that the survey's table does not have"
 
     def table(self, settings):

@@ -252,7 +252,7 @@ class _Input:
         self.units = tuple(self.source.columns[n].unit for n in self.names)
         self.rows_of = files.enter_context(SurveyRows(self.path, self.recipe, merge.survey_columns()))
         self.snr_min = float(self.source.hdu.header.get("SNRMIN", self.recipe.catalogue.snr_min))
-        self.missing = self.n_clean = self.n_fitted = 0
+        self.missing = self.n_clean = self.n_zero = self.n_fitted = 0
 
     @property
     def masks(self):
@@ -292,10 +292,13 @@ class _Input:
         from cannonkit.stages import merge
 
         clean = merge.is_clean(made, *self.masks)
+        zero = merge.is_clean(made, -1, -1)
         self.n_clean += int(clean.sum())
+        self.n_zero += int(zero.sum())
         self.n_fitted += int(np.isfinite(made["teffCann"]).sum())
-        key = f"NCLEAN{self.recipe.flag_id}"
-        counts[key] = counts.get(key, 0) + int(clean.sum())
+        for key, which in (("NCLEAN", clean), ("NZERO", zero)):
+            key = f"{key}{self.recipe.flag_id}"
+            counts[key] = counts.get(key, 0) + int(which.sum())
 
     def check_found(self):
         from cannonkit import errors
@@ -307,7 +310,7 @@ class _Input:
     def line(self):
         n = max(1, self.source.n_row)
         return (f"{self.survey}: {self.source.n_row} rows, {self.n_fitted} with labels, {self.n_clean} clean "
-                f"({100 * self.n_clean / n:.1f} %)")
+                f"({100 * self.n_clean / n:.1f} %), {self.n_zero} with every word 0")
 
 
 def _check_together(inputs):
@@ -507,10 +510,11 @@ class _Best:
                 out[name] = np.where(both, new, np.where(only_second, second[name], first[name]))
         out["cov"] = np.where(both[:, None, None], mean.cov,
                               np.where(only_second[:, None, None], second["cov"], first["cov"]))
-        out["n_used"] = np.where(both, 2, 1)
+        there = [np.isfinite(labels).any(axis=1) for labels, _ in values]
+        out["n_used"] = np.where(both & there[0] & there[1], 2, 1)          # a failed fit adds nothing
         out["flag_clean"] = np.maximum(first["flag_clean"], second["flag_clean"])
         out["consistency_chi2"], out["consistency_dof"] = mean.chi2, mean.dof
-        self.n_mean += int(both.sum())
+        self.n_mean += int((out["n_used"] == 2).sum())
         good = np.isfinite(mean.chi2)
         self.chi2.append(mean.chi2[good])
         self.dof.append(mean.dof[good])

@@ -129,19 +129,21 @@ def pulls(run, settings):
         rows = [(n, k, a, float(r["centre"]), int(r["n_pair"]), float(r[k]), float(r["error"]))
                 for n in labels for k in kinds
                 for a in dict.fromkeys(axis.tolist()) for r in table[(axis == a) & (label == n)]]
+        reference = file.header.get("AGAINST") is True
+        what = "stars" if reference else "pairs"
         shown = [plots.TEXT.get(n, n) for n in labels]
         every = np.array([[_first(table[k][(axis == "all") & (label == n)]) for k in kinds] for n in labels])
-        panels = [("all pairs, by kind of error", shown, kinds, every)]
+        panels = [(f"all {what}, by kind of error", shown, kinds, every)]
         for a in dict.fromkeys(axis[axis != "all"].tolist()):
             panels += _bins(table, label, axis, a, labels, [k for k in kinds if k != "formal"], settings.min_count)
         whole = table[axis == "all"]
         widths = ", ".join(f"{k} {np.nanmin(whole[k]):.2f} to {np.nanmax(whole[k]):.2f}" for k in kinds
                            if np.isfinite(whole[k]).any())
-        caption = (f"{common.shout(name)}: half 16\u201384 range of the differences of {against(file)} over "
-                   f"their errors: 1 where the error is right. formal: of the fit; factor: times f; paper: the "
-                   f"larger of that and the precision; full: the full error model. All "
-                   f"{int(whole['n_pair'].max(initial=0))} pairs: {widths or 'not measured'}. Bins of fewer than "
-                   f"{settings.min_count} pairs are not shown.")
+        caption = (f"{common.shout(name)}: half 16\u201384 range of the differences {'from' if reference else 'of'} "
+                   f"{against(file)} over their errors: 1 where the error is right. formal: of the fit; factor: "
+                   f"times f; paper: the larger of that and the precision; full: the full error model. All "
+                   f"{int(whole['n_pair'].max(initial=0))} {what}: {widths or 'not measured'}. Bins of fewer than "
+                   f"{settings.min_count} {what} are not shown.")
         column = schema.Column
         listing = Listing(f"pulls-{name}", f"{common.shout(name)}: widths of pulls", schema.Table("TABLE", (
             column("label", "S16", "", "label"), column("error", "S16", "", "which error"),

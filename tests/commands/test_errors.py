@@ -324,7 +324,7 @@ def test_real_galah_dr4_labels(shared, command, inside, tmp_path):
     assert inside("errors", "validate", path, *options, "--across", "fold", "--error-model", "full", "-o",
                   tmp_path / "pulls.fits", "--quiet") == 0
     pulls, source = products.read(tmp_path / "pulls.fits")
-    assert source.header["ACROSS"] == "fold"
+    assert source.header["ACROSS"] == "fold" and source.header["AGAINST"] is True
     whole, bins = pulls[pulls["axis"] == b"all"], pulls[pulls["axis"] != b"all"]
     print(f"\nreal GALAH DR4, {len(bins)} bins: {spread_of(bins, 'full')}; one factor: {spread_of(bins, 'factor')}")
     np.testing.assert_allclose(whole["full"], 1, atol=0.03)

@@ -100,7 +100,8 @@ def test_survey_words(made, command, tmp_path):
         for bit in word.values():
             assert header[f"{prefix}{bit.number:02d}"] == bit.name
             assert header.comments[f"{prefix}{bit.number:02d}"] == bit.meaning != ""
-    assert source.end_header["NCLEAN"] == 377 and source.end_header["NTRAIN"] == 300
+    assert source.end_header["NCLEAN"] == 377 and source.end_header["NZERO"] == 347
+    assert source.end_header["NTRAIN"] == 300
 
 
 def test_the_survey_of_the_spectra_is_chosen_and_the_limit_of_its_snr_set(made, inside, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from cannonkit import bitmasks, schema
 
 # Table A1 of the paper, in its order: name, unit, type.
-LABEL_UNITS = (("teff", "K"), ("logg", "dex"), ("feh", "dex"), ("alphafe", "dex"), ("vmicro", "km/s"),
+LABEL_UNITS = (("teff", "K"), ("logg", "log(cm/s^2)"), ("feh", "dex"), ("alphafe", "dex"), ("vmicro", "km/s"),
                ("vbroad", "km/s"))
 TABLE_A1 = [
     ("Unique_ID", "", "S"), ("dr2_source_id", "", "i8"), ("dr3_source_id", "", "i8"), ("ra", "deg", "f8"),
@@ -49,6 +49,8 @@ def final_labels(path, rng, survey, model, ids, star_ids, scale="galah", with_su
         rows["flag_spectra"], rows["flag_sp_aspcap"], rows["flag_survey"], rows["flag_snr"] = 0, 0, 0, 0
     for name in (*products.LABELS, *(f"err_{x}" for x in products.LABELS), "chi2", "cannon_distance", "cov_final"):
         rows[name][7] = np.nan
+    # GALAH's row 7 and APOGEE's 8th from the end are one star: neither row is clean, and one fit failed.
+    rows["cannon_distance"][N_A - 8], rows["flag_cannon_dist"][N_A - 8] = 9.0, 1
     rows["status"][7], rows["flag_cannon_dist"][7] = bitmasks.FIT_STATUS.NO_SPECTRUM, 1
     return products.write_labels(path, rows, table=table, header={"MODEL": model, "SURVEY": survey, "SCALE": scale},
                                  row_header={"SNRMIN": 80.0 if survey == "apogee" else 25.0, "CKMETRIC": "squared",
@@ -97,7 +99,6 @@ def test_columns_of_table_a1(made, name, scale):
         assert column.description and column.ucd
         integer_null = name in ("dr2_source_id", "dr3_source_id", "flag_spectra", "flag_sp_aspcap")
         assert column.null == (schema.NULL_ID if integer_null else None)
-    assert "log(cm/s^2)" in source.table["loggCann"].description
     assert source.header["SCALE"] == scale and source.header["SURVEY"] == "apogee,galah"
     assert source.header["MODEL"] == {"galah": "ACGS,GCGS", "apogee": "ACAA,GCAA"}[scale]
     assert source.header["ERRMODE0"] == source.header["ERRMODE1"] == "full" and source.header["DISTMAX1"] == 8
@@ -179,8 +180,10 @@ def test_best_has_one_row_per_star(made):
     def clean(x):
         return (x["flag_Cannon_dist"] == 0) & (x["flag_survey"] == 0) & (x["flag_snr"] == 0)
     equal = clean(first) == clean(second)
-    assert 10 < equal.sum() < N_BOTH and np.array_equal(two["n_used"], np.where(equal, 2, 1))
     good = equal & np.isfinite(first["teffCann"]) & np.isfinite(second["teffCann"])
+    assert 10 < good.sum() < equal.sum() < N_BOTH            # a failed fit does not count
+    assert np.array_equal(two["n_used"], np.where(good, 2, 1))
+    assert np.array_equal(np.isfinite(two["consistency_chi2"]), two["consistency_dof"] > 0)
     w1, w2 = 1 / first["e_teffCann"][good] ** 2, 1 / second["e_teffCann"][good] ** 2
     np.testing.assert_allclose(two["teffCann"][good], (w1 * first["teffCann"][good] + w2 * second["teffCann"][good])
                                / (w1 + w2), rtol=1e-12)
@@ -246,10 +249,10 @@ def test_ucds_are_words_of_the_vocabulary():
 
 
 
-def test_astropy_reads_it_with_no_warning_but_that_for_dex(made):
+def test_astropy_reads_it_with_no_warning_but_those_for_logarithms(made):
     from astropy.table import Table
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*'dex' did not parse as fits unit.*")
+        warnings.filterwarnings("ignore", message=r".*'(dex|log\(cm/s\^2\))' did not parse as fits unit.*")
         table = Table.read(made[0] / "scaled.fits", hdu=1)
     assert table.colnames[:44] == [name for name, _, _ in TABLE_A1]
     assert table["dr3_source_id"].mask.sum() == 1 and table["teffCann"].mask.sum() == 2
