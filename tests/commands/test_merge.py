@@ -50,7 +50,8 @@ def final_labels(path, rng, survey, model, ids, star_ids, scale="galah", with_su
     for name in (*products.LABELS, *(f"err_{x}" for x in products.LABELS), "chi2", "cannon_distance", "cov_final"):
         rows[name][7] = np.nan
     # GALAH's row 7 and APOGEE's 8th from the end are one star: neither row is clean, and one fit failed.
-    rows["cannon_distance"][N_A - 8], rows["flag_cannon_dist"][N_A - 8] = 9.0, 1
+    partner = slice(N_A - 8, N_A - 7)
+    rows["cannon_distance"][partner], rows["flag_cannon_dist"][partner] = 9.0, 1
     rows["status"][7], rows["flag_cannon_dist"][7] = bitmasks.FIT_STATUS.NO_SPECTRUM, 1
     return products.write_labels(path, rows, table=table, header={"MODEL": model, "SURVEY": survey, "SCALE": scale},
                                  row_header={"SNRMIN": 80.0 if survey == "apogee" else 25.0, "CKMETRIC": "squared",
