@@ -139,6 +139,8 @@ def meaning(error):
                                           and any(words in str(error) for words in _NO_MEMORY)):
         detail = f": {error}" if str(error) else ""
         return errors.UnavailableError.code, f"not enough memory{detail} (try a smaller --chunk)"
+    if isinstance(error, OSError) and "libllvmlite" in str(error):
+        return errors.UnavailableError.code, "libllvmlite cannot be loaded: not enough memory, or Numba is not whole"
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != "cannonkit":
         extra = {"matplotlib": " (pip install 'cannonkit[report]')"}.get(error.name.split(".")[0], "")
         return errors.UnavailableError.code, f"the Python package {error.name!r} is not installed{extra}"

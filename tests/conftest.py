@@ -2,6 +2,7 @@
 import importlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,9 @@ import pytest
 for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ[_name] = "1"
 os.environ["NUMBA_NUM_THREADS"] = "4"
+
+# A job that a script starts with & ignores SIGINT, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # gnuastro's programs do not run without HOME; ours do (test_cache.py, test_no_home).
 if "HOME" not in os.environ:

@@ -44,8 +44,8 @@ def run(args):
 
     settings = config.resolve(config.Train, args)
     stream.check_target(args.output, args.overwrite, [args.input, args.training])
-    cli.import_ahead("cannonkit.stages.train")
     fixed = _model(args.scatter_from) if args.scatter_from else None
+    stage = cli.import_ahead("cannonkit.stages.train")
     with stream.open_source(args.training) as table, stream.open_source(
             args.input, "spectra", verify=args.verify) as spectra:
         spectra.require_spectra()
@@ -59,9 +59,7 @@ def run(args):
         if cli.dry_run(args, training=args.training, stars=len(rows), labels=", ".join(columns.labels),
                        pixels=len(grid.data), memory=2 * len(rows) * len(grid.data) * 8):
             return
-        data = _training_set(args, settings, rows, columns, spectra)
-        from cannonkit.stages import train
-
+        data = _training_set(args, settings, rows, columns, spectra, stage)
         _describe(data, grid, masks, settings, survey, columns, args)
         if fixed is not None:
             data.s2_given = fixed.s2
@@ -69,7 +67,7 @@ def run(args):
         if args.strict and missing:
             raise errors.DataError(f"{table.name}: {missing} selected stars have a missing label (--strict)")
         with cli.Progress(data.flux.shape[1], "pixels", args) as progress:
-            model, notes, warnings = train.train(data, settings, progress.advance)
+            model, notes, warnings = stage().train(data, settings, progress.advance)
         record = cli.record(args, settings)
         if masks is not None:
             record["line_mask"] = masks[0]
@@ -152,8 +150,8 @@ def _finite(labels):
     return np.isfinite(labels).all(axis=1)
 
 
-def _training_set(args, settings, rows, columns, spectra):
-    """The spectra of the selected rows, in the order of the training table: a stages.train.TrainingSet."""
+def _training_set(args, settings, rows, columns, spectra, stage):
+    """The spectra of the selected rows, in the order of the training table: a TrainingSet, of the module `stage()`."""
     import numpy as np
 
     from cannonkit import bitmasks, errors, schema
@@ -195,9 +193,7 @@ def _training_set(args, settings, rows, columns, spectra):
         flux, ivar = _compress(flux, keep), _compress(ivar, keep)
     rows = rows[keep]
     grid = spectra.extensions["WAVELENGTH"]
-    from cannonkit.stages.train import TrainingSet
-
-    return TrainingSet(
+    return stage().TrainingSet(
         flux=flux, ivar=ivar, labels=schema.label_array(rows, columns.label_columns),
         id=rows[columns.id], star_id=rows[columns.star_id], group=rows[columns.group],
         wavelength=grid.data["wavelength"], segment=grid.data["segment"], medium=str(grid.header["MEDIUM"]),
@@ -252,8 +248,8 @@ def _line_windows(args, settings, columns, survey):
 
     name = args.line_mask or settings.line_masks.get(survey)
     if name is None:
-        raise errors.ConfigError(f"censor: {', '.join(censored)}: no line mask for spectra of survey {survey!r}: name "
-                                 "one under line_masks, or with --line-mask")
+        raise errors.SettingError(f"censor: {', '.join(censored)}: no line mask for spectra of survey {survey!r}: name "
+                                  "one under line_masks, or with --line-mask", "censor", "line_masks")
     beside = None if args.line_mask or not args.config else os.path.dirname(os.path.abspath(args.config))
     return name, recipe.read_linemask(name, beside)
 

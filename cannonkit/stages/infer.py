@@ -16,9 +16,9 @@ import numba
 import numpy as np
 
 from cannonkit.bitmasks import FIT_STATUS, SPECTRUM_UNUSABLE
-from cannonkit.errors import DataError
+from cannonkit.errors import DataError, SettingError
+from cannonkit.kernels import blas, minimise, pixels, sums
 from cannonkit.kernels import infer as kernel
-from cannonkit.kernels import minimise, pixels, sums
 from cannonkit.kernels.terms import factors_of
 
 SOLVERS = ("auto", "sums", "pixels")
@@ -43,6 +43,7 @@ _own = threading.local()       # each thread's scratch arrays, by shape
 @cache
 def _pool(n_thread):
     """The threads on which blocks of stars are fitted; kept, since making them takes as long as a block."""
+    blas.require_room(n_thread)
     return ThreadPoolExecutor(n_thread, "fit")
 
 
@@ -263,7 +264,8 @@ def prepare(model, *, solver="auto", starts=0, seed=1, max_iter=50, margin=0.5, 
     for name, (mean, sigma) in dict(prior or {}).items():
         i = model.label_index(name)
         if not (np.isfinite(mean) and sigma > 0):
-            raise DataError(f"prior of {name!r}: mean {mean}, sigma {sigma}; expected a number and one above 0")
+            raise SettingError(f"prior of {name!r}: mean {mean}, sigma {sigma}; expected a number and one above 0",
+                               "prior")
         prior_mean[i] = (mean - model.pivot[i]) / model.scale[i]
         prior_ivar[i] = (model.scale[i] / sigma) ** 2
 

@@ -122,7 +122,7 @@ def test_memory_limit_of_a_process(world, tools, tool, play, judge, many, start,
         pytest.skip("make faults only")
     verdict = judge(15)
     line = tool(name, world[tools[name][1]])
-    for megabytes in (250, 400, 700, 1000, 1500, 2500) if many(0, 1) else (400,):
+    for megabytes in (*range(60, 800, 20), 1000, 2500) if many(0, 1) else (400,):
         done = start(
             [
                 "bash",
