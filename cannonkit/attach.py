@@ -20,14 +20,14 @@ def load(text):
     """The Attach of `RECIPE` or `RECIPE,name=COLUMN,...`: the same with other names for its key or columns, and
     (on=COLUMN) another column of ours that the key is compared with.
 
-    Raises ConfigError for a name that the recipe has not."""
+    Raises UsageError for a name that the recipe has not."""
     name, *changes = text.split(",")
     attach = recipe.load_attach(name)
     for change in changes:
         what, _, column = (part.strip() for part in change.partition("="))
         if not column or what not in ("key", "on", *attach.columns):
-            raise errors.ConfigError(f"--attach {text}: {change!r}: expected NAME=COLUMN"
-                                     f"{errors.did_you_mean(what, ['key', 'on', *attach.columns])}")
+            raise errors.UsageError(f"--attach {text}: {change!r}: expected NAME=COLUMN"
+                                    f"{errors.did_you_mean(what, ['key', 'on', *attach.columns])}")
         if what in ("key", "on"):
             attach = replace(attach, **{what: ("{" + column + "}",)})
         else:

@@ -478,28 +478,40 @@ class Progress:
 # --- imports --------------------------------------------------------------------------------------
 
 def import_ahead(name):
-    """Import module `name` in a thread while this one reads its input; importing it by name then waits for it.
+    """Import module `name` in a thread while this one reads its input; call what is returned for the module.
 
     Imports hold the interpreter and reading does not, so the two together take little longer than the slower one.
-    What is wrong with the module is raised where it is imported by name.
+    The call waits, and raises what went wrong. Until then nothing may be imported that the module imports: where
+    that fails in the thread (no memory), an import here that waited for it returns half a module.
     """
     import importlib
     import threading
 
-    if name in sys.modules:
-        return
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(0.0005)              # the reader must not wait for the interpreter long
+    interval, found = sys.getswitchinterval(), []
 
     def run():
         try:
-            importlib.import_module(name)
-        except BaseException:
-            pass
+            found.append(importlib.import_module(name))
+        except BaseException as error:
+            found.append(error)
         finally:
             sys.setswitchinterval(interval)
 
-    threading.Thread(target=run).start()
+    thread = threading.Thread(target=run)
+    if name in sys.modules:
+        found.append(sys.modules[name])
+    else:
+        sys.setswitchinterval(0.0005)          # the reader must not wait for the interpreter long
+        thread.start()
+
+    def module():
+        if not found:
+            thread.join()
+        if isinstance(found[0], BaseException):
+            raise found[0]
+        return found[0]
+
+    return module
 
 
 # --- provenance -----------------------------------------------------------------------------------
@@ -590,11 +602,23 @@ def _run(parser, run, args, argv, own):
             raise errors.UsageError("FITS is not written to a terminal; redirect it, or use -o FILE")
         args.threads = process.set_threads(args.threads)
     started = time.monotonic()
-    code = run(args) or 0
+    try:
+        code = run(args) or 0
+    except errors.SettingError as error:
+        raise _given_where(error, args) from error
     if own and getattr(args, "output", None) and not getattr(args, "dry_run", False):
         threads = "1 thread" if args.threads == 1 else f"{args.threads} threads"
         log(f"done in {time.monotonic() - started:.1f} s on {threads}")
     return code
+
+
+def _given_where(error, args):
+    """A SettingError as what it is to the user: wrong on the command line (64), or in the settings file (78)."""
+    typed = [text.partition("=")[0].partition(".")[0].strip() for text in getattr(args, "set", None) or ()]
+    typed += [name.removeprefix("setting_") for name in vars(args) if name.startswith("setting_")]
+    if getattr(args, "config", None) is None or set(typed) & set(error.settings):
+        return errors.UsageError(f"{error} (see {args.command_name} --help)")
+    return errors.ConfigError(f"{args.config}: {error}")
 
 
 def _report(args, started, code, error=None):

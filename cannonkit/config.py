@@ -67,7 +67,7 @@ def resolve(cls, args):
 
     `args` is what cli's parser returned; attributes that are absent count as not given, so that
     an empty argparse.Namespace() gives the defaults. Every section of the --config file is
-    checked, not only this command's.
+    checked, not only this command's. Raises errors.ConfigError for the file, UsageError for --set.
     """
     from cannonkit import typed
 

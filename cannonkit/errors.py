@@ -70,6 +70,17 @@ class ConfigError(CannonkitError):
     code = 78
 
 
+class SettingError(ConfigError):
+    """Settings that cannot be or do not go together, found only when they are used.
+
+    `settings` are their names. `cli.main` makes a UsageError of it where one of them stands on the command line.
+    """
+
+    def __init__(self, message, *settings):
+        super().__init__(message)
+        self.settings = settings
+
+
 def where(file, extension=None, column=None, row=None):
     """The place of a finding: `file[EXT]: column 'x', row 17`; parts that are None are left out."""
     place = f"{file}[{extension}]" if extension is not None else str(file)

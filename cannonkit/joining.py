@@ -303,8 +303,8 @@ def position_of(text):
     if frame in ("degrees", "galactic") and len(names) == 2:
         frame = "icrs" if frame == "degrees" else frame
         return recipe.Position(frame=frame, lon=(names[0],), lat=(names[1],))
-    raise errors.UsageError(f"position {text!r}: expected degrees:RA,DEC or galactic:L,B or "
-                            "designation:NAME")
+    raise errors.SettingError(f"position {text!r}: expected degrees:RA,DEC or galactic:L,B or designation:NAME",
+                              "left_position", "right_position")
 
 
 def hold_out(rows, fraction, seed):

@@ -61,35 +61,35 @@ def label_names(source, settings):
 
 
 def columns_of(settings, names):
-    """{what: list of column names} of labels, formal errors and reference; raises UsageError."""
+    """{what: list of column names} of labels, formal errors and reference; raises SettingError."""
 
-    def filled(template, option):
+    def filled(template, name):
         if "{}" not in template:
-            raise errors.UsageError(f"{option} {template!r}: {{}} must stand for the label")
+            raise errors.SettingError(f"{name} {template!r}: {{}} must stand for the label", name)
         return [template.replace("{}", n) for n in names]
 
-    found = {"label": filled(settings.label_column, "--label-column"), "error": [], "reference": [],
+    found = {"label": filled(settings.label_column, "label_column"), "error": [], "reference": [],
              "reference_error": []}
     if not settings.covariance:
         if not settings.error_column:
-            raise errors.UsageError("give --covariance or --error-column")
-        found["error"] = filled(settings.error_column, "--error-column")
+            raise errors.SettingError("give --covariance or --error-column", "covariance", "error_column")
+        found["error"] = filled(settings.error_column, "error_column")
     if settings.against:
         if len(settings.against) == 1 and "{}" in settings.against[0]:
-            found["reference"] = filled(settings.against[0], "--against")
+            found["reference"] = filled(settings.against[0], "against")
         elif len(settings.against) == len(names):
             found["reference"] = list(settings.against)
         else:
-            raise errors.UsageError(f"--against names {len(settings.against)} columns for {len(names)} labels "
-                                    f"({', '.join(names)})")
+            raise errors.SettingError(f"against names {len(settings.against)} columns for {len(names)} labels "
+                                      f"({', '.join(names)})", "against", "labels")
         if settings.against_error:
-            found["reference_error"] = filled(settings.against_error, "--against-error")
+            found["reference_error"] = filled(settings.against_error, "against_error")
     return found
 
 
 def read(source, settings, parted=None):
     """The LabelTable of an open source; see the column options of cc-errors. parted: a column of whole numbers
-    to read too. DataError, UsageError."""
+    to read too. DataError, SettingError."""
     names = label_names(source, settings)
     columns = columns_of(settings, names)
     ours = source.product == "labels"
@@ -157,7 +157,7 @@ def _scales(settings, names, labels, source):
     """Label units of one scaled unit: --scales, else p97.5 - p2.5 of these labels."""
     unknown = set(settings.scales) - set(names)
     if unknown:
-        raise errors.UsageError(f"--scales: no label {sorted(unknown)[0]!r}{errors.did_you_mean(min(unknown), names)}")
+        raise errors.DataError(f"scales: no label {min(unknown)!r}{errors.did_you_mean(min(unknown), names)}")
     found = np.full(len(names), np.nan)
     for k, name in enumerate(names):
         finite = labels[np.isfinite(labels[:, k]), k]
@@ -181,4 +181,4 @@ def _row_selector(text):
             return column.strip(), [int(v) for v in values.split(",")]
     except ValueError:
         pass
-    raise errors.UsageError(f"--rows {text!r}: expected COLUMN=1,2,...")
+    raise errors.SettingError(f"rows {text!r}: expected COLUMN=1,2,...", "rows")

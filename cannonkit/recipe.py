@@ -242,8 +242,8 @@ class Catalogue:
             return self.selections[name]
         if name in ("all", "catalogue"):
             return Selection()
-        raise errors.ConfigError(
-            f"no selection {name!r}{errors.did_you_mean(name, ['all', *self.selections])}")
+        raise errors.SettingError(
+            f"no selection {name!r}{errors.did_you_mean(name, ['all', *self.selections])}", "select")
 
 
 # --- surveys and pairs -----------------------------------------------------------------------------

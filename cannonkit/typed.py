@@ -32,12 +32,13 @@ class Place:
         return Place(self.source, (*self.path, key))
 
     def fail(self, node, message):
-        """Raise ConfigError `file, line N: key 'a.b': message`."""
+        """Raise ConfigError `file, line N: key 'a.b': message`; UsageError for a value of --set."""
         place = node.source or (f"{self.source}, line {node.line}" if node.line else str(self.source))
         key = ""
         for part in self.path:
             key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
-        raise errors.ConfigError(f"{place}: key {key!r}: {message}" if key else f"{place}: {message}")
+        kind = errors.UsageError if node.source else errors.ConfigError
+        raise kind(f"{place}: key {key!r}: {message}" if key else f"{place}: {message}")
 
 
 def scalar(text, plain=True):
@@ -349,7 +350,10 @@ def _with_set(node, text, strict_yaml):
     source = f"--set {text}"
     if not equals or not key.strip():
         raise errors.UsageError(f"{source}: expected key=value")
-    leaf = strict_yaml.parse(value, source)
+    try:
+        leaf = strict_yaml.parse(value, source)
+    except errors.ConfigError as error:
+        raise errors.UsageError(str(error)) from None
     if leaf.kind == "map" and not leaf.value and not value.strip().startswith("{"):
         leaf = Node("scalar", "")  # `key=` alone is null
     _rename_source(leaf, source)
@@ -358,7 +362,7 @@ def _with_set(node, text, strict_yaml):
     *parents, last = key.strip().split(".")
     for part in parents:
         inner = here.value.get(part)
-        inner = Node("map", dict(inner.value) if inner is not None and inner.kind == "map" else {})
+        inner = Node("map", dict(inner.value) if inner is not None and inner.kind == "map" else {}, source=source)
         here.value[part] = inner
         here = inner
     here.value[last] = leaf

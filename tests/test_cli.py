@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 
 import pytest
@@ -31,6 +30,8 @@ def run(args):
     if kind == "ok":
         cli.log(f"{settings.size} rows, {args.threads} threads")
         cli.warn("mind the gap")
+    elif kind == "setting":
+        raise errors.SettingError("size and shape do not go together", "size", "shape")
     elif kind == "error":
         raise getattr(errors, rest)("a.fits[X]: column 'y'\\nis not there")
     elif kind == "errno":
@@ -117,10 +118,11 @@ CODES = {
     "TransferError": 74,
     "TryAgainError": 75,
     "ConfigError": 78,
+    "SettingError": 78,
 }
 
 
-@pytest.mark.parametrize("name", CODES)
+@pytest.mark.parametrize("name", [name for name in CODES if name != "SettingError"])
 def test_our_errors(toy, name):
     done = toy(f"error:{name}", "-o", "x")
     assert done.code == CODES[name]
@@ -210,6 +212,20 @@ def test_configuration_errors(toy, tmp_path):
     assert (done.code, done.err.count("\n")) == (78, 1)
     assert "run.yaml, line 2: key 'toy': unknown key 'siz' (did you mean 'size'?" in done.err
     assert toy("ok", "-o", "x", "--config", tmp_path / "absent").code == 66
+
+
+@pytest.mark.parametrize(("options", "code", "words"), [
+    ([], 64, "cc-toy: error: size and shape do not go together (see cc-toy --help)"),
+    (["--config", "run.yaml"], 78, "cc-toy: error: run.yaml: size and shape do not go together"),
+    (["--config", "run.yaml", "--size", "3"], 64, "cc-toy: error: size"),
+    (["--config", "run.yaml", "--set", "size=3"], 64, "cc-toy: error: size"),
+    (["--config", "run.yaml", "--set", "shape.x=3"], 64, "cc-toy: error: --set shape.x=3: key 'toy': unknown key 'shape'"),
+])
+def test_settings_that_do_not_go_together(toy, tmp_path, options, code, words):
+    """Wrong on the command line 64, in a file 78; which one is known only when they are used."""
+    (tmp_path / "run.yaml").write_text("toy:\n  size: 4\n")
+    done = toy("setting", "-o", "x", *options, cwd=tmp_path)
+    assert done.code == code and done.err.startswith(words) and done.err.count("\n") == 1, done
 
 
 def test_messages_are_safe_for_a_terminal(toy):
@@ -613,19 +629,16 @@ def test_report_for_scripts(command, tmp_path, rng):
     assert report["code"] == done.code == 73 and report["outputs"] == [] and report["error"] in done.err
 
 
-def test_import_ahead_leaves_errors_to_the_one_who_imports(tmp_path, monkeypatch):
+def test_import_ahead(tmp_path, monkeypatch):
+    """The module, or what went wrong with it; never half of it (a failing import leaves that to one who waits)."""
     (tmp_path / "slow_module.py").write_text("import time\ntime.sleep(0.05)\nvalue = 3\n")
-    (tmp_path / "bad_module.py").write_text("raise ValueError('bad')\n")
+    (tmp_path / "bad_module.py").write_text("import time\ntime.sleep(0.05)\nraise MemoryError('bad')\nvalue = 3\n")
     monkeypatch.syspath_prepend(tmp_path)
     interval = sys.getswitchinterval()
-    cli.import_ahead("slow_module")
-    import slow_module
-
-    assert slow_module.value == 3
-    cli.import_ahead("bad_module")
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread():
-            thread.join(10)
-    with pytest.raises(ValueError, match="bad"):
-        import bad_module  # noqa: F401
-    assert sys.getswitchinterval() == interval
+    for name in ("slow_module", "slow_module"):
+        assert cli.import_ahead(name)().value == 3
+    bad = cli.import_ahead("bad_module")
+    for _ in range(2):
+        with pytest.raises(MemoryError, match="bad"):
+            bad()
+    assert "bad_module" not in sys.modules and sys.getswitchinterval() == interval

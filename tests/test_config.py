@@ -252,8 +252,8 @@ def test_wrong_options_are_usage_errors(resolve, options, words):
     (["order=*a"], "aliases"),
     (["window.low=1", "window.high=0"], "not below"),
 ])
-def test_wrong_set_is_a_configuration_error(resolve, options, words):
-    with pytest.raises(errors.ConfigError) as caught:
+def test_wrong_set_is_a_usage_error_too(resolve, options, words):
+    with pytest.raises(errors.UsageError) as caught:
         resolve(None, *[part for text in options for part in ("--set", text)])
     assert words in str(caught.value)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from cannonkit.errors import ConfigError
+from cannonkit.errors import SettingError
 from cannonkit.kernels import components as kernel
 from cannonkit.kernels import sums
 from cannonkit.stages import vectorizer
@@ -411,20 +411,22 @@ class Plan:
 def plan(settings):
     """The Plan of cc-train's settings, without labels; None for the classic model.
 
-    Raises ConfigError for settings that do not go with components.
+    Raises SettingError for settings that do not go with components.
     """
     text = str(settings.components).strip()
     if text == "0":
         return None
     if text != "auto" and not text.isdecimal():
-        raise ConfigError(f"components {text!r}: expected a whole number from 0, or auto")
+        raise SettingError(f"components {text!r}: expected a whole number from 0, or auto", "components")
     if settings.scatter not in ("ml", "reml"):
-        raise ConfigError(f"--components goes with --scatter ml or reml, not {settings.scatter}")
+        raise SettingError(f"components go with scatter ml or reml, not {settings.scatter}", "components", "scatter")
     if settings.l1 or settings.l1_grid or settings.bounds:
-        raise ConfigError("--components goes with neither an L1 penalty nor bounds of coefficients")
+        raise SettingError("components go with neither an L1 penalty nor bounds of coefficients", "components", "l1",
+                           "l1_grid", "bounds")
     grid = tuple(settings.components_grid) if text == "auto" else ()
     if text == "auto" and not (settings.cross_validate or settings.leave_one_group_out):
-        raise ConfigError("--components auto needs cross-validation: --cross-validate 12")
+        raise SettingError("components auto needs cross-validation: --cross-validate 12", "components",
+                           "cross_validate")
     return Plan(max(grid) if grid else int(text), grid, None, settings.scatter == "reml")
 
 

@@ -55,7 +55,7 @@ def join_sky(left, right, radius, find="best", left_snr=None, right_snr=None):
     Returns (left rows, right rows, separation in arcsec), and a dict of counts.
     """
     if not 0 < radius <= 36000:
-        raise errors.ConfigError(f"radius: {radius} arcsec (expected above 0, at most 10 degrees)")
+        raise errors.SettingError(f"radius: {radius} arcsec (expected above 0, at most 10 degrees)", "radius")
     angle = radius * ARCSEC
     left_rows, left_lon, left_lat = _radians(*left)
     right_rows, right_lon, right_lat = _radians(*right)

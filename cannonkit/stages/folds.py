@@ -1,7 +1,7 @@
 """Folds of cross-validation (paper section 3.4): whole stars and whole groups stay together."""
 import numpy as np
 
-from cannonkit.errors import DataError
+from cannonkit.errors import DataError, SettingError
 
 
 def folds_of(groups, n_fold, seed=1):
@@ -10,11 +10,11 @@ def folds_of(groups, n_fold, seed=1):
     groups  (n_row,) of any type that sorts (ids, cluster names)
     The sorted groups are shuffled (seeded), then each goes to the fold with the fewest rows: folds are equal
     to within the largest group, and do not depend on the order of the rows. Raises DataError for fewer groups
-    than folds.
+    than folds, SettingError for one fold.
     """
     names, number, size = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     if n_fold < 2:
-        raise DataError(f"cross-validation with {n_fold} fold: at least 2 are needed")
+        raise SettingError(f"cross-validation with {n_fold} fold: at least 2 are needed", "cross_validate")
     if len(names) < n_fold:
         raise DataError(f"cross-validation with {n_fold} folds needs as many groups of stars; there are {len(names)}")
     fold_of_group = np.empty(len(names), np.int64)

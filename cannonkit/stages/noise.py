@@ -1,7 +1,7 @@
 """The scale of a survey's errors, measured from the finest structure of residuals (design.md 3, error scale)."""
 import numpy as np
 
-from cannonkit.errors import DataError
+from cannonkit.errors import DataError, SettingError
 
 # Least number of triples of pixels in a segment; the robust width of so many is known to about 5 %.
 LEAST = 300
@@ -44,10 +44,11 @@ def given_ivar_scale(text, segments):
     try:
         values = [float(v) for v in str(text).split(",")]
     except ValueError:
-        raise DataError(f"ivar scale {text!r}: expected 'measure', a number, or one number per segment") from None
+        raise SettingError(f"ivar scale {text!r}: expected 'measure', a number, or one number per segment",
+                           "ivar_scale") from None
     if len(values) == 1:
         values *= len(segments)
     if len(values) != len(segments) or not all(np.isfinite(v) and v > 0 for v in values):
-        raise DataError(f"ivar scale {text!r}: expected one factor above 0, or one for each of the "
-                        f"{len(segments)} segments")
+        raise SettingError(f"ivar scale {text!r}: expected one factor above 0, or one for each of the "
+                           f"{len(segments)} segments", "ivar_scale")
     return {int(s): v for s, v in zip(segments, values, strict=True)}

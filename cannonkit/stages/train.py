@@ -11,7 +11,7 @@ import numpy as np
 
 from cannonkit import schema
 from cannonkit.bitmasks import FIT_FAILED, PIXEL_STATUS
-from cannonkit.errors import ConfigError, DataError
+from cannonkit.errors import DataError, SettingError, UsageError
 from cannonkit.kernels import train as kernel
 from cannonkit.kernels.vectorizer import design_matrix
 from cannonkit.model import Model
@@ -153,7 +153,7 @@ def products_of(x, powers):
 
 
 def bounds_of(bounds, powers, names):
-    """(low, high) (n_term,) from {term: (lowest, highest)}; None if there are none. Raises ConfigError."""
+    """(low, high) (n_term,) from {term: (lowest, highest)}; None if there are none. Raises SettingError."""
     if not bounds:
         return None
     low, high = np.full(len(powers), -np.inf), np.full(len(powers), np.inf)
@@ -161,9 +161,9 @@ def bounds_of(bounds, powers, names):
         row = powers_from_terms([term], names)[-1]
         at = np.flatnonzero((powers == row).all(axis=1))
         if len(at) == 0:
-            raise ConfigError(f"bounds: the model has no term {term!r}")
+            raise SettingError(f"bounds: the model has no term {term!r}", "bounds", "terms", "order")
         if len(pair) != 2 or not pair[0] <= pair[1]:
-            raise ConfigError(f"bounds: {term}: expected [lowest, highest], found {list(pair)}")
+            raise SettingError(f"bounds: {term}: expected [lowest, highest], found {list(pair)}", "bounds")
         low[at[0]], high[at[0]] = pair
     return low, high
 
@@ -187,7 +187,7 @@ def train(data, settings, advance=None):
     advance(n) is called as the pixels of the full fit are done.
 
     Raises DataError for labels that cannot be trained on (see check_terms), no usable pixel, too few stars in a
-    fold; ConfigError for settings that contradict each other. Rows with a NaN label are kept, not used.
+    fold; SettingError for settings that contradict each other. Rows with a NaN label are kept, not used.
     """
     notes, warnings = [], []
     names = tuple(data.label_names)
@@ -227,7 +227,7 @@ def train(data, settings, advance=None):
 
     misfit = components.plan(settings)
     if data.s2_given is not None and misfit is not None:
-        raise ConfigError("--components fits the scatter: it does not go with --scatter-from")
+        raise UsageError("components fit the scatter: they do not go with --scatter-from")
 
     theta, s2, status, n_good = problem.fit(advance)
     if not np.isfinite(s2).any():
@@ -379,7 +379,7 @@ def _folds(data, used, settings):
 def _choose_l1(problem, grid, bounds, fold):
     """(penalty with the best cross-validated likelihood, [(penalty, -2 ln L per held-out pixel of a star)])."""
     if fold is None:
-        raise ConfigError("l1_grid needs cross-validation: --cross-validate 12")
+        raise SettingError("l1_grid needs cross-validation: --cross-validate 12", "l1_grid", "cross_validate")
     curve = []
     for l1 in sorted(grid):
         trial = problem.with_penalty(l1, bounds)

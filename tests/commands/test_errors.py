@@ -396,7 +396,7 @@ def test_refusals(made, inside, capfd, tmp_path):
             (64, ("calibrate", folder / "repeats.fits", "--rows", "fold"), "COLUMN=1,2"),
             (64, ("apply", folder / "repeats.fits"), "--errors"),
             (66, ("calibrate", tmp_path / "nothing.fits"), "nothing.fits"),
-            (78, ("calibrate", folder / "repeats.fits", "--set", "drws=3"), "did you mean 'draws'"),
+            (64, ("calibrate", folder / "repeats.fits", "--set", "drws=3"), "did you mean 'draws'"),
             (64, ("calibrate", folder / "repeats.fits", "--draws", "1"), "at least 2")):
         found = inside("errors", *words, "-o", out)
         err = capfd.readouterr().err

@@ -38,7 +38,7 @@ ROWS = {
     17: "killed, then --resume",
     18: "places that cannot be written",
     19: "races, merges",
-    20: "YAML",
+    20: "YAML, options and settings",
     21: "models",
     22: "file names",
     23: "odd header text",

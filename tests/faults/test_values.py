@@ -712,6 +712,81 @@ def test_yaml(world, play, judge, what):
     )
 
 
+WRONG = {     # tool: (options, what they stand for in a settings file or None, code of the options)
+    "infer": [
+        ("--starts=-1", "starts: -1", 64),
+        ("--starts=x", "starts: x", 64),
+        ("--fix=teff", "fix: [teff]", 64),
+        ("--set=prior={teff: [1, -2]}", "prior: {teff: [1, -2]}", 64),
+        ("--set=strts=3", "strts: 3", 64),
+        ("--set=starts=[", None, 64),
+        ("--set=prior={mass: [1, 2]}", None, 65),
+        ("--config=absent.yaml", None, 66),
+    ],
+    "train": [
+        ("--order=4", "order: 4", 64),
+        ("--cross-validate=1", "cross_validate: 1", 64),
+        ("--ivar-scale=-1", 'ivar_scale: "-1"', 64),
+        ("--components=many", "components: many", 64),
+        ("--components=3 --l1=1", 'components: "3"\n  l1: 1', 64),
+        ("--l1-grid=0,1 --cross-validate=0", "l1_grid: [0, 1]\n  cross_validate: 0", 64),
+        ("--set=bounds={teff: [2, 1]}", "bounds: {teff: [2, 1]}", 64),
+        ("--set=censor={teff: [Fe]}", "censor: {teff: [Fe]}", 64),
+        ("--group=absent", None, 65),
+        ("--labels=absent", None, 65),
+        ("--cross-validate=5000", None, 65),
+    ],
+    "flag": [
+        ("--nearest=0", "nearest: 0", 64),
+        ("--metric=rot", "metric: rot", 64),
+        ("--labels=mass", None, 65),
+        ("--recipe=RECIPE", None, 64),
+    ],
+    "calibrate": [
+        ("--label-column=x", "label_column: x", 64),
+        ("--covariance=", 'covariance: ""', 64),
+        ("--rows=x", "rows: x", 64),
+        ("--against=a,b", "against: [a, b]", 64),
+        ("--holdout=1", "holdout: 1", 64),
+        ("--set=scales={mass: 1}", None, 65),
+        ("--star-column=absent", None, 65),
+    ],
+    "crossmatch": [
+        ("--select=absent", "select: absent", 64),
+        ("--left-position=here", "left_position: here", 64),
+        ("--radius=4000", "radius: 4000", 64),
+        ("--recipe=absent", None, 66),
+    ],
+    "resample": [
+        ("--method=best", "method: best", 64),
+        ("--visits=none", "visits: none", 64),
+        ("--root=absent", None, 66),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_options_and_settings(world, tools, tool, play, judge, name):
+    """What is wrong with the command line is 64, with a settings file 78; what the inputs lack is 65."""
+    verdict = judge(20)
+    line = tool(name, world[tools[name][1]])
+    if name == "train":
+        line = [a for a in line if a not in ("--cross-validate", "4")]
+    section = "errors" if name == "calibrate" else name
+    for options, setting, code in WRONG[name]:
+        given = [o.replace("RECIPE", str(world["recipe"])) for o in options.split(" --")]
+        given = [given[0], *(f"--{o}" for o in given[1:])]
+        before = play.files()
+        verdict.refused(f"{name} {options}", play(*line, *given, "-o", "out.fits"), code, [], play, before)
+        if setting is not None:
+            (play.folder / "run.yaml").write_text(f"{section}:\n  {setting}\n")
+            answer = play(*line, "--config", "run.yaml", "-o", "out.fits")
+            (play.folder / "run.yaml").unlink()
+            needs_values = name == "infer" and "fix" in setting     # --values is no setting
+            verdict.refused(
+                f"{name}, {setting} in a file", answer, 64 if needs_values else 78, [], play, before)
+
+
 def test_models(world, play, judge):
     verdict = judge(21)
 

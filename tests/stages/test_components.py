@@ -10,7 +10,7 @@ from synthetic import draw, errors_of, labels_of, make_model
 
 from cannonkit import config
 from cannonkit import model as models
-from cannonkit.errors import ConfigError
+from cannonkit.errors import SettingError
 from cannonkit.stages import components, infer, train
 from cannonkit.stages.vectorizer import design_matrix, gradient, powers_of
 
@@ -281,9 +281,9 @@ def test_same_bits_for_one_and_two_threads(rng):
 
 
 @pytest.mark.parametrize("change, error, message", [
-    ({"components": "-3"}, ConfigError, "whole number"), ({"components": "many"}, ConfigError, "whole number"),
-    ({"scatter": "median"}, ConfigError, "ml or reml"), ({"l1": 1.0}, ConfigError, "L1"),
-    ({"components": "auto", "cross_validate": 0}, ConfigError, "cross-validation"),
+    ({"components": "-3"}, SettingError, "whole number"), ({"components": "many"}, SettingError, "whole number"),
+    ({"scatter": "median"}, SettingError, "ml or reml"), ({"l1": 1.0}, SettingError, "L1"),
+    ({"components": "auto", "cross_validate": 0}, SettingError, "cross-validation"),
 ])
 def test_refused(rng, change, error, message):
     data, _ = survey_set(rng, n_star=60)

@@ -100,7 +100,7 @@ def test_empty_tables():
 
 
 def test_radius_out_of_range():
-    with pytest.raises(errors.ConfigError, match="radius"):
+    with pytest.raises(errors.SettingError, match="radius"):
         crossmatch.join_sky((np.zeros(1), np.zeros(1)), (np.zeros(1), np.zeros(1)), 0.0)
 
 

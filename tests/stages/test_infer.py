@@ -8,7 +8,7 @@ import synthetic
 from scipy import optimize, stats
 
 from cannonkit.bitmasks import FIT_FAILED, FIT_STATUS, SPECTRUM_STATUS
-from cannonkit.errors import DataError
+from cannonkit.errors import DataError, SettingError
 from cannonkit.stages import infer, vectorizer
 from cannonkit.stages.residuals import Residuals
 
@@ -392,7 +392,7 @@ def test_refused(rng):
         infer.fit(model, flux[:, 1:], ivar[:, 1:])
     with pytest.raises(DataError, match="no label 'tef'.*teff"):
         infer.fit(model, flux, ivar, prior={"tef": (5000, 100)})
-    with pytest.raises(DataError, match="sigma 0"):
+    with pytest.raises(SettingError, match="sigma 0"):
         infer.fit(model, flux, ivar, prior={"teff": (5000, 0)})
     with pytest.raises(DataError, match="every label is fixed"):
         infer.prepare(model, fixed=model.label_names)

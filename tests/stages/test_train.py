@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from cannonkit.bitmasks import PIXEL_STATUS, PIXEL_UNUSABLE
 from cannonkit.config import Train
-from cannonkit.errors import CannonkitError, ConfigError, DataError
+from cannonkit.errors import CannonkitError, DataError, SettingError
 from cannonkit.kernels.spectrum import is_sane
 from cannonkit.recipe import Window
 from cannonkit.stages import censor, check_terms, folds, infer, noise, train, vectorizer
@@ -237,9 +237,9 @@ def test_error_scale_is_measured_and_used(rng):
     mixed = 0.5 * (noise_only[:, 1:] + noise_only[:, :-1])
     found = noise.measure_ivar_scale(mixed, np.full(mixed.shape, 2.0), np.zeros(399, int))
     assert abs(found[0] - 1) < 0.05
-    with pytest.raises(DataError, match="one for each of the 2 segments"):
+    with pytest.raises(SettingError, match="one for each of the 2 segments"):
         train.train(data, Train(ivar_scale="1,2,3"))
-    with pytest.raises(DataError, match="expected 'measure'"):
+    with pytest.raises(SettingError, match="expected 'measure'"):
         noise.given_ivar_scale("measured", [0])
 
 
@@ -255,7 +255,7 @@ def test_penalty_bounds_and_grid(rng):
     grid, notes, _ = train.train(data, Train(l1_grid=(1e5, 1.0, 1e3), cross_validate=4))
     assert [v for v, _ in grid.options["l1_curve"]] == [1.0, 1e3, 1e5] and grid.options["l1"] == 1.0
     assert any("L1 penalty chosen: 1" in line for line in notes)
-    with pytest.raises(ConfigError, match="l1_grid needs cross-validation"):
+    with pytest.raises(SettingError, match="l1_grid needs cross-validation"):
         train.train(data, Train(l1_grid=(1.0,), cross_validate=0))
     for bounds, message in (({"teff*teff*teff": (0.0, 1.0)}, "no term"), ({"teff": (1.0, 0.0)}, "lowest, highest"),
                             ({"mass": (0.0, 1.0)}, "no label of the model")):
