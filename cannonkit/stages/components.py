@@ -7,14 +7,13 @@ all stars falls by less than TOLERANCE for each number in U. After each iteratio
 given labels and unit variance by changing theta and U so that the model stays the same (parameter expansion): that is
 what many iterations of plain expectation maximisation approach.
 
-Errors of the training labels leave residuals along the label gradients J_n, which components would learn. Where they
-are known, the true labels of a star are unknowns too: Gaussian about the training labels (shrunk towards the mean of
-all, as errors widen a distribution), so that J_n S_n J_n' is part of the covariance, theta is fitted to what labels
-and spectrum say together, and errors of inferred labels are against the truth. Where labels are taken for exact, the
-errors of inferred labels come to hold those of the training labels: they are against the label scale.
+Errors of the training labels flatten theta and leave residuals along the label gradients, which components would learn.
+Where they are known, the labels that the fit uses are learned first (`_learn`): the posterior mean of label and
+spectrum, on the scale of the training labels by a regression. Errors in a posterior mean do not flatten a slope
+(Berkson's case), so that from there on labels are exact.
 """
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
@@ -26,7 +25,8 @@ from cannonkit.stages import vectorizer
 
 TOLERANCE = 0.02        # gain of -2 ln L in an iteration per number in U; noise alone gains 1 in all
 MAX_ITERATION = 100
-LABEL_STARTS = 3        # principal components anew, and terms about better labels, where labels have errors
+LABEL_TURNS = 6         # principal components anew, and better labels, where labels have errors
+LABEL_PIXELS = 2048     # labels are learned from so many pixels; about as many know them much better than a survey does
 FOLD_STEPS = 2          # iterations of a fold; the second gained a hundredth of TOLERANCE in a trial
 OVERSAMPLE = 10         # columns of the randomised decomposition beyond those wanted
 POWER = 2               # its power iterations
@@ -39,7 +39,8 @@ class Fit:
     """theta (n_pix, n_term), s2 (n_pix,), components (n_pix, k), strength (k,) of one set of stars.
 
     k is at most what was asked for: components below the edge of pure noise are left out. curve: -2 ln L of all
-    stars, without n ln 2 pi, at the start and after each iteration; converged: it stopped on TOLERANCE.
+    stars, without n ln 2 pi, at the start and after each iteration; converged: it stopped on TOLERANCE. x (n_star,
+    n_label): scaled labels that took the place of training labels with errors; None without.
     """
 
     theta: np.ndarray
@@ -48,90 +49,51 @@ class Fit:
     strength: np.ndarray
     curve: list
     converged: bool
+    x: np.ndarray | None = None
 
 
 @dataclass
 class Labels:
-    """What is known of the training stars' true labels x: Gaussians of mean `centre` and covariance root root'.
+    """Training labels with errors, scaled: given, error (n_star, n_label); powers (n_term, n_label): the terms."""
 
-    centre (n_star, n_label), root (n_star, n_label, n_label), both scaled; powers (n_term, n_label): the terms.
-    """
-
-    centre: np.ndarray
-    root: np.ndarray
+    given: np.ndarray
+    error: np.ndarray
     powers: np.ndarray
-
-    @property
-    def moving(self):
-        """Terms that change with the labels: all but the constant."""
-        return np.flatnonzero(self.powers.sum(axis=1) > 0)
-
-    def terms(self, rows, x=None):
-        """(terms, gradient) of the stars `rows`: v linear about x (n, n_label; default: centre), at the centre."""
-        centre = self.centre[rows]
-        x = centre if x is None else x
-        gradient = vectorizer.gradient(x, self.powers)
-        return (vectorizer.design_matrix(x, self.powers) + np.einsum("nti,ni->nt", gradient, centre - x),
-                gradient[:, self.moving])
-
-
-def labels_from(x, error, powers):
-    """Labels from training labels x (n_star, n_label) with errors (n_star, n_label), scaled.
-
-    The distribution of true labels is taken for a Gaussian with the mean of x and its covariance less the mean
-    S = error^2; given x it has the mean mu + C (C + S)^-1 (x - mu) and the covariance S - S (C + S)^-1 S.
-    """
-    mean, noise = x.mean(axis=0), error ** 2
-    values, vectors = np.linalg.eigh(np.cov(x, rowvar=False) - np.diag(noise.mean(axis=0)))
-    spread = (vectors * np.maximum(values, 1e-3 * values.max())) @ vectors.T
-    s = noise[:, :, None] * np.eye(x.shape[1])
-    gain = np.linalg.solve(spread + s, s).transpose(0, 2, 1)              # S (C + S)^-1
-    values, vectors = np.linalg.eigh(s - gain @ s)
-    return Labels(x - np.einsum("nij,nj->ni", gain, x - mean), vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :],
-                  np.asarray(powers))
 
 
 class _Set:
-    """The stars of one fit, cut into blocks; knows of the data and the labels, not of what is fitted."""
+    """The stars of one fit, cut into blocks; knows of the data and the labels, not of what is fitted.
 
-    def __init__(self, problem, rows, s2, labels):
-        self.problem, self.rows, self.labels = problem, np.ascontiguousarray(rows, dtype=np.int64), labels
+    design: terms at the stars' labels; powers (n_term, n_label), x (n, n_label): where these are not the problem's own.
+    """
+
+    def __init__(self, problem, rows, s2, powers=None):
+        self.problem, self.rows, self.powers = problem, np.ascontiguousarray(rows, dtype=np.int64), powers
         self.n, self.n_pix = len(self.rows), problem.flux.shape[1]
         self.usable = np.isfinite(s2)
         self.scale = np.where(self.usable, problem.ivar_scale, 0.0)
         self.moving, self.mix = np.empty(0, np.int64), None
         self.design = np.ascontiguousarray(problem.design[rows])
-        if labels is not None:
-            self.moving = labels.moving
-            self.linearise()
+        self.products, self.pair_index = np.ascontiguousarray(problem.products[rows]), problem.pair_index
 
-    def linearise(self, x=None):
-        """Terms linear about labels x (n, n_label); None: about their centre."""
-        self.design, self.gradient = self.labels.terms(self.rows, x)
-        self.mix = self.gradient @ self.labels.root[self.rows]
+    def fix(self, x):
+        """Labels x (n, n_label), taken for exact."""
+        self.x, self.design = x, vectorizer.design_matrix(x, self.powers)
+        self.moving, self.mix = np.empty(0, np.int64), None
+        row, column = np.triu_indices(len(self.powers))
+        self.products = self.design[:, row] * self.design[:, column]
+        self.pair_index = np.empty((len(self.powers),) * 2, np.int64)
+        self.pair_index[row, column] = self.pair_index[column, row] = np.arange(len(row))
 
-    def moved(self, change):
-        """Mean of the true labels less their centre (n, n_label), from the mean of y, `change` (n, n_moving)."""
-        return (np.linalg.pinv(self.gradient) @ change[:, :, None])[:, :, 0]
-
-    def follow(self, theta, change):
-        """theta for which stars of like labels are on average at their labels' centre; terms made linear there.
-
-        Expectation maximisation comes to that slowly: spectra know labels better than the training set does, so that
-        each step believes the scale that theta has. An affine map of the labels keeps the terms' space; a label that is
-        censored anywhere moves no other.
-        """
-        centre, moved = self.labels.centre[self.rows], self.moved(change)
-        powers, on = self.labels.powers, np.asarray(self.problem.terms_on)[self.usable].all(axis=0)
-        one = np.concatenate([np.ones((self.n, 1)), centre], axis=1)
-        shift = np.empty_like(centre)
-        for i in range(centre.shape[1]):
-            use = [0, *(1 + j for j in range(centre.shape[1]) if j == i or on[powers[:, j] > 0].all())]
-            shift[:, i] = one[:, use] @ np.linalg.lstsq(one[:, use], moved[:, i], rcond=1e-10)[0]
-        design = vectorizer.design_matrix(centre, powers)
-        change_of_terms = np.linalg.lstsq(design, vectorizer.design_matrix(centre + shift, powers), rcond=1e-10)[0]
-        self.linearise(centre + moved - shift)
-        return theta @ change_of_terms.T * self.problem.terms_on
+    def loosen(self, labels):
+        """Labels with errors, the terms linear about x."""
+        self.moving = np.flatnonzero(self.powers.sum(axis=1) > 0)        # all terms but the constant
+        gradient = vectorizer.gradient(self.x, self.powers)
+        self.gradient = gradient[:, self.moving]
+        away = labels.given[self.rows] - self.x
+        self.design = vectorizer.design_matrix(self.x, self.powers) + np.einsum("nti,ni->nt", gradient, away)
+        self.mix = self.gradient * labels.error[self.rows][:, None, :]
+        return away
 
     def over_stars(self, work, size=64):
         _spread([(a, min(a + size, self.n)) for a in range(0, self.n, size)], work)
@@ -139,7 +101,7 @@ class _Set:
     def over_pixels(self, work):
         _spread([(a, min(a + N_BLOCK, self.n_pix)) for a in range(0, self.n_pix, N_BLOCK)], work)
 
-    def expect(self, theta, s2, components):
+    def expect(self, theta, s2, components, without=None):
         """(mean, cov, -2 ln L of each star) of (z, y): see the kernel."""
         loading = np.concatenate([components, theta[:, self.moving]], axis=1)
         n_loading, k = loading.shape[1], components.shape[1]
@@ -151,22 +113,12 @@ class _Set:
             mix = np.zeros((self.n, k + n_moving, k + n_label))
             mix[:, np.arange(k), np.arange(k)] = 1.0
             mix[:, k:, k:] = self.mix
-        tiles = (_rows_of(theta), s2, sums.tiled(loading), sums.pairs_of(loading), mix)
+        if without is None:
+            without = np.empty((0, n_loading)), np.empty((0, n_loading)), np.empty(0)
+        tiles = (_rows_of(theta), s2, sums.tiled(loading), sums.pairs_of(loading), mix, *without)
         self.over_stars(lambda a, b: kernel.expect(self.problem.flux, self.problem.ivar, self.scale, self.rows,
                                                    self.design, *tiles, a, b, mean, cov, value))
         return mean, cov, value
-
-    def terms(self, change):
-        """(a, products, pair_index): the mean terms, with mean y `change` (n, n_moving), and products of two."""
-        if self.mix is None:
-            return self.design, np.ascontiguousarray(self.problem.products[self.rows]), self.problem.pair_index
-        terms = self.design.copy()
-        terms[:, self.moving] += change
-        n_term = terms.shape[1]
-        row, column = np.triu_indices(n_term)
-        pair_index = np.empty((n_term, n_term), np.int64)
-        pair_index[row, column] = pair_index[column, row] = np.arange(len(row))
-        return terms, terms[:, row] * terms[:, column], pair_index
 
     def mean_weights(self, s2):
         """((n_pix,), (n,)): mean weight of each pixel, and each star's weights in units of that."""
@@ -180,33 +132,29 @@ def fit(problem, rows, theta, s2, n_component, labels=None, restricted=False, st
 
     theta, s2   the classic fit of the same stars; pixels with s2 infinite stay out (theta and components 0)
     labels      Labels of all the problem's stars, or None for exact labels
-    restricted  s2 makes up for the degrees of freedom that theta and U take (to first order)
-    start       Fit of more stars (of all, for a fold): from its theta and s2, FOLD_STEPS iterations do, and the last
-                is not evaluated. Its components only tell label errors from misfit in the residuals of `rows` and
-                stand in for masked pixels; the principal components are found anew
+    restricted  s2 makes up for the degrees of freedom that theta and U take (to first order), and theta and U for
+                their own noise (`shrunk`)
+    start       Fit of more stars (of all, for a fold): from its theta, s2 and labels, FOLD_STEPS iterations do, and the
+                last is not evaluated. Its components only stand in for masked pixels; they are found anew
     """
-    stars = _Set(problem, rows, s2, labels)
+    stars = _Set(problem, rows, s2, None if labels is None else labels.powers)
     classic = theta, s2
     known = np.empty((len(s2), 0))
     if start is not None:
         theta, s2, known = start.theta, start.s2, start.components
     theta, s2 = np.where(stars.usable[:, None], theta, 0.0), np.where(stars.usable & np.isfinite(s2), s2, 0.0)
     kept = _nothing_kept(*theta.shape)
-    if start is not None and labels is not None:
-        stars.linearise(labels.centre[rows] + stars.moved(stars.expect(theta, s2, known)[0][:, known.shape[1]:]))
+    if start is not None and start.x is not None:
+        stars.fix(start.x[rows])
+    elif labels is not None:
+        theta, s2 = _learn(stars, labels, theta, s2, n_component, kept)
     components = _start(stars, theta, s2, n_component, known)
-    # Again: the classic s2 holds the misfit, so that it says too little of the noise of good spectra, and the classic
-    # theta has seen the label errors.
-    for turn in range(0 if start is not None else 1 if labels is None else LABEL_STARTS):
-        if components.shape[1] == 0:
-            break
-        if turn == 0:
+    if start is None and components.shape[1] > 0:
+        # Again: the classic s2 holds the misfit, so that it says too little of the noise of good spectra.
+        if labels is None:
             s2 = np.maximum(s2 - np.sum(components ** 2, axis=1), 0.0)
         mean, cov, _ = stars.expect(theta, s2, components)
         _maximise(stars, theta, s2, components, mean, cov, 0.0, kept)
-        if labels is not None:
-            theta = stars.follow(theta, stars.expect(theta, s2, components)[0][:, components.shape[1]:])
-            kept = _nothing_kept(*theta.shape)
         components = _start(stars, theta, s2, n_component, components)
     everywhere = np.asarray(problem.terms_on)[stars.usable].all(axis=0)
     k = components.shape[1]
@@ -229,16 +177,122 @@ def fit(problem, rows, theta, s2, n_component, labels=None, restricted=False, st
     if gain < 0.0:
         theta, s2, components = before
         curve.pop()
-    if k == 0:
+    if k == 0 and labels is None:
         theta, s2 = classic
+    elif restricted:
+        theta, components = shrunk(stars, theta, s2, components, mean, cov)
     components, strength = canonical(components, stars.mean_weights(np.where(stars.usable, s2, 0.0))[0])
-    return Fit(theta, np.where(stars.usable, s2, np.inf), components, strength, curve, converged)
+    x = None
+    if labels is not None:
+        x = labels.given.copy()
+        x[rows] = stars.x
+    return Fit(theta, np.where(stars.usable, s2, np.inf), components, strength, curve, converged, x)
+
+
+def _learn(stars, labels, theta, s2, n_component, kept):
+    """(theta, s2) of stars whose labels have errors, all of it at better labels, which become stars.x.
+
+    In each turn the spectra are asked, each by a fit without it and with its labels' errors for a prior, and the answer
+    is brought back to the scale of the training labels. A sample of the pixels is enough for that.
+    """
+    step = max(1, stars.n_pix // LABEL_PIXELS)
+    some = replace(stars.problem, flux=np.ascontiguousarray(stars.problem.flux[:, ::step]),
+                   ivar=np.ascontiguousarray(stars.problem.ivar[:, ::step]),
+                   ivar_scale=stars.problem.ivar_scale[::step], terms_on=stars.problem.terms_on[::step])
+    few = _Set(some, stars.rows, np.where(stars.usable, s2, np.inf)[::step], labels.powers)
+    few.fix(labels.given[stars.rows])
+    parts = theta[::step].copy(), s2[::step].copy(), np.empty((few.n_pix, 0)), np.empty((few.n, 0))
+    for _ in range(LABEL_TURNS):
+        parts = _turn(few, labels, *parts, n_component)
+    stars.fix(few.x)
+    nothing = np.empty((stars.n_pix, 0))
+    mean, cov, _ = stars.expect(theta, s2, nothing)
+    for _ in range(2):                          # each has one step of theta, one of s2
+        _maximise(stars, theta, s2, nothing, mean, cov, 0.0, kept)
+    return theta, s2
+
+
+def _turn(stars, labels, theta, s2, components, z, n_component):
+    """One turn of `_learn`: (theta, s2, components, z), with z (n, K) what the last two were fitted with."""
+    away = stars.loosen(labels)
+    at = np.concatenate([z, -np.einsum("nti,ni->nt", stars.gradient, away)], axis=1)
+    mean, _, _ = stars.expect(theta, s2, components, _without(stars, s2, at))
+    theta, components = calibrate(stars, labels, theta, components, mean)
+    kept = _nothing_kept(*theta.shape)
+    mean, cov, _ = stars.expect(theta, s2, components)
+    _maximise(stars, theta, s2, components, mean, cov, 0.0, kept)
+    components = _start(stars, theta, s2, n_component, components)
+    if z.shape[1] == 0:
+        s2 = np.maximum(s2 - np.sum(components ** 2, axis=1), 0.0)
+    mean, cov, _ = stars.expect(theta, s2, components)
+    _maximise(stars, theta, s2, components, mean, cov, 0.0, kept)
+    return theta, s2, components, mean
+
+
+def _without(stars, s2, at):
+    """(at, share, own) of the kernel, which judge each star by a fit without it, for weights w_n w_p."""
+    of_star = stars.mean_weights(s2)[1]
+    k = at.shape[1] - len(stars.moving)
+    terms = stars.design.copy()
+    terms[:, stars.moving] += at[:, k:]
+    fitted = np.concatenate([at[:, :k], terms], axis=1)
+    weighted = fitted * of_star[:, None]
+    solved = np.linalg.lstsq(fitted.T @ weighted, weighted.T, rcond=1e-12)[0].T
+    solved /= np.maximum(1.0 - np.einsum("ni,ni->n", solved, fitted), 0.1)[:, None]
+    return (np.ascontiguousarray(at), np.ascontiguousarray(solved[:, np.concatenate([np.arange(k), k + stars.moving])]),
+            np.einsum("ni,ni->n", solved[:, k:], stars.design))
+
+
+def calibrate(stars, labels, theta, components, mean):
+    """(theta, components) on the scale of the training labels, and stars.x their labels; mean of (z, y) as expected.
+
+    Theta from labels with errors has a stretched scale, and expectation maximisation leaves it slowly: spectra know
+    labels better than the training set does, so that each step believes the scale that theta has. What spectra say has
+    small errors, and the large ones of the training labels are in what it is compared with: their regression on a
+    quadratic of the labels that spectra give, and on z (what a component does to labels), is free of that bias. A label
+    that is censored anywhere moves no other.
+    """
+    powers, on = stars.powers, np.asarray(stars.problem.terms_on)[stars.usable].all(axis=0)
+    k, n_label = components.shape[1], stars.x.shape[1]
+    given, error = labels.given[stars.rows], labels.error[stars.rows]
+    x = given + (np.linalg.pinv(stars.gradient) @ mean[:, k:, None])[:, :, 0]
+    z, design = mean[:, :k], vectorizer.design_matrix(x, powers)
+    scale, with_z = np.empty_like(x), np.empty((k, n_label))
+    degree = powers.sum(axis=1)
+    free = np.array([on[powers[:, i] == degree].all() for i in range(n_label)])
+    for i in range(n_label):
+        if not np.any(error[:, i] > 0):
+            scale[:, i], with_z[:, i] = x[:, i], 0.0
+            continue
+        others = ~free
+        others[i] = False
+        use = (degree <= 2) & (powers[:, others] == 0).all(axis=1)
+        root = 1.0 / np.maximum(error[:, i], 0.1 * np.median(error[:, i]))[:, None]
+        basis = np.concatenate([design[:, use], z], axis=1) * root
+        found = np.linalg.lstsq(basis, given[:, i] * root[:, 0], rcond=1e-10)[0]
+        scale[:, i], slope = design[:, use] @ found[:len(found) - k], found[len(found) - k:]
+        noise = np.diag(np.linalg.pinv(basis.T @ basis, hermitian=True))[len(found) - k:]
+        true = max(np.mean(slope ** 2 - noise), 0.0) if k else 0.0
+        with_z[:, i] = slope * true / (true + noise)              # shrunk by their scatter over the components
+    change = np.linalg.lstsq(vectorizer.design_matrix(scale, powers), design, rcond=1e-10)[0]
+    theta = theta @ change.T * stars.problem.terms_on
+    slope = vectorizer.gradient(scale, powers).mean(axis=0)
+    stars.fix(scale + z @ with_z)
+    return theta, np.ascontiguousarray(components - theta @ slope @ with_z.T)
 
 
 def held_out(problem, rows, found, labels=None):
     """-2 ln L, without n ln 2 pi, of stars `rows` that a Fit has not seen."""
-    stars = _Set(problem, rows, found.s2, labels)
-    return stars.expect(found.theta, np.where(stars.usable, found.s2, 0.0), found.components)[2].sum()
+    stars = _Set(problem, rows, found.s2, None if labels is None else labels.powers)
+    given = found.theta, np.where(stars.usable, found.s2, 0.0), found.components
+    if labels is not None:
+        stars.fix(labels.given[rows])
+        for _ in range(2):              # the terms are linear about what the spectrum says
+            away = stars.loosen(labels)
+            mean, _, value = stars.expect(*given)
+            stars.x = stars.x + away + (np.linalg.pinv(stars.gradient) @ mean[:, given[2].shape[1]:, None])[:, :, 0]
+        return value.sum()
+    return stars.expect(*given)[2].sum()
 
 
 def _spread(edges, work):
@@ -258,20 +312,17 @@ def _start(stars, theta, s2, n_component, known):
 
     A sample covariance eigenvalue of a component with variance l in units of the noise is (1 + l)(1 + g / l), with g
     pixels per star: that is inverted, and what is not above the edge of pure noise, (1 + sqrt g)^2 and two widths of
-    the Tracy-Widom law (one sample of noise in a hundred has more), is left out. The covariance expected
-    from label errors, and three times its sampling error, is taken off before. What the components `known` (n_pix, any)
-    and label errors explain stands in for masked pixels: zeros there would be noise in proportion to the misfit.
+    the Tracy-Widom law (one sample of noise in a hundred has more), is left out. What the components `known` (n_pix,
+    any) explain stands in for masked pixels: zeros there would be noise in proportion to the misfit.
     """
     design, explained = stars.design, np.zeros((stars.n, 0))
     weight, of_star = stars.mean_weights(s2)
-    gradient = theta[:, stars.moving] * np.sqrt(weight)[:, None]
-    back = np.concatenate([known * np.sqrt(weight)[:, None], gradient], axis=1)
-    if back.shape[1]:
+    back = known * np.sqrt(weight)[:, None]
+    if known.shape[1]:
         mean = stars.expect(theta, s2, known)[0]
-        design = np.concatenate([design, mean], axis=1)
-        theta = np.concatenate([theta, known, theta[:, stars.moving]], axis=1)
+        design, theta = np.concatenate([design, mean], axis=1), np.concatenate([theta, known], axis=1)
         explained = mean * np.sqrt(of_star)[:, None]
-    width = min(n_component + OVERSAMPLE + len(stars.moving), stars.n, stars.n_pix)
+    width = min(n_component + OVERSAMPLE, stars.n, stars.n_pix)
     tiles = _rows_of(theta)
     probe = np.random.default_rng(SEED).standard_normal((stars.n_pix, width))
     total = np.zeros(stars.n)
@@ -295,11 +346,6 @@ def _start(stars, theta, s2, n_component, known):
     n_used = np.count_nonzero(weight)
     freedom = stars.n - stars.design.shape[1]
     matrix, total, ratio = 0.5 * (matrix + matrix.T) / freedom, total.sum() / freedom, n_used / freedom
-    if len(stars.moving):
-        spread = np.einsum("n,nij,nkj->ik", of_star, stars.mix, stars.mix) / stars.n
-        inside = q.T @ gradient
-        matrix -= (1.0 + 3.0 * np.sqrt(2.0 / stars.n)) * (inside @ spread @ inside.T)
-        total -= np.trace(gradient.T @ gradient @ spread)
     values, vectors = np.linalg.eigh(matrix)
     values, vectors = values[::-1][:n_component], (q @ vectors)[:, ::-1][:, :n_component]
     edge = (1.0 + np.sqrt(ratio)) ** 2 * (1.0 + 2.02 * (freedom ** -0.5 + n_used ** -0.5) ** (1 / 3)
@@ -317,15 +363,11 @@ def _start(stars, theta, s2, n_component, known):
 
 def _maximise(stars, theta, s2, components, mean, cov, spent, kept):
     """One maximisation step, in place; the arrays that the kernel wants made from the posterior."""
-    problem, k = stars.problem, components.shape[1]
+    problem = stars.problem
     row, column = np.triu_indices(mean.shape[1])
-    second = cov.astype(np.float32)
-    of_z = column < k
-    second[:, of_z] += mean[:, row[of_z]] * mean[:, column[of_z]]
-    terms, products, pair_index = stars.terms(mean[:, k:])
-    z = np.ascontiguousarray(mean[:, :k])
-    arrays = (terms, np.ascontiguousarray(terms.T), products, pair_index, problem.terms_on, stars.moving, z,
-              np.ascontiguousarray(z.T), second, np.ascontiguousarray(cov.T, dtype=np.float32))
+    second = (cov + mean[:, row] * mean[:, column]).astype(np.float32)
+    arrays = (stars.design, np.ascontiguousarray(stars.design.T), stars.products, stars.pair_index, problem.terms_on,
+              mean, np.ascontiguousarray(mean.T), second, np.ascontiguousarray(cov.T, dtype=np.float32))
     stars.over_pixels(lambda a, b: kernel.maximise(problem.flux, problem.ivar, stars.scale, stars.rows, *arrays, spent,
                                                    a, b, theta, s2, components, kept))
 
@@ -337,21 +379,51 @@ def _nothing_kept(n_pix, n_term):
 
 def _expand(stars, theta, components, mean, cov, everywhere):
     """theta and components with z of zero mean at given labels and of unit variance, the model the same."""
-    k, n_loading = components.shape[1], mean.shape[1]
-    spread = np.empty((n_loading, n_loading))
-    row, column = np.triu_indices(n_loading)
-    spread[row, column] = spread[column, row] = cov.sum(axis=0)
-    terms = stars.terms(mean[:, k:])[0]
-    z = mean[:, :k]
-    both = terms.T @ z
-    both[stars.moving] += spread[k:, :k]
-    square = terms.T @ terms
-    square[np.ix_(stars.moving, stars.moving)] += spread[k:, k:]
-    on_terms = np.zeros_like(both)
-    on_terms[everywhere] = np.linalg.lstsq(square[np.ix_(everywhere, everywhere)], both[everywhere], rcond=1e-12)[0]
-    left = z.T @ z + spread[:k, :k] - on_terms.T @ both - both.T @ on_terms + on_terms.T @ square @ on_terms
-    root = np.linalg.cholesky(left / stars.n)
+    terms = stars.design[:, everywhere]
+    on_terms = np.zeros((theta.shape[1], mean.shape[1]))
+    on_terms[everywhere] = np.linalg.lstsq(terms, mean, rcond=1e-12)[0]
+    left = mean - terms @ on_terms[everywhere]
+    root = np.linalg.cholesky((left.T @ left + _symmetric(cov.sum(axis=0))) / stars.n)
     return theta + components @ on_terms.T, np.ascontiguousarray(components @ root)
+
+
+def _symmetric(packed):
+    """The symmetric matrix of its upper triangle, row-major."""
+    size = int(np.sqrt(2 * len(packed)))
+    out = np.empty((size, size))
+    row, column = np.triu_indices(size)
+    out[row, column] = out[column, row] = packed
+    return out
+
+
+def shrunk(stars, theta, s2, components, mean, cov):
+    """theta and components less what their own noise adds to them (Efron and Morris 1972).
+
+    In units of the pixels' noise, the rows of L = (theta, U) scatter by C = (sum_n a_n E[l_n l_n'])^-1 about the true
+    ones, l_n = (v_n, z_n) and a_n the star's weight: their second moments S = L'WL / n_pix are too large by C. Labels
+    that weak lines tell come out flattened by that, and with errors too small; with L (1 - S^-1 C), neither.
+    """
+    k, n_term = components.shape[1], theta.shape[1]
+    weight, of_star = stars.mean_weights(s2)
+    both = np.concatenate([stars.design, mean], axis=1)
+    moments = both.T @ (both * of_star[:, None])
+    moments[n_term:, n_term:] += _symmetric(of_star @ cov)
+    loading = np.concatenate([theta, components], axis=1)
+    on = np.concatenate([np.asarray(stars.problem.terms_on, bool), np.ones((len(theta), k), bool)], axis=1)
+    pixels = np.flatnonzero(weight > 0)
+    patterns, which = np.unique(on[pixels], axis=0, return_inverse=True)
+    for number, pattern in enumerate(patterns):
+        here = pixels[which.ravel() == number]
+        part = loading[np.ix_(here, pattern)]
+        second = part.T @ (part * weight[here, None]) / len(here)
+        scale = np.sqrt(np.diag(second)) + np.finfo(float).tiny
+        root = np.linalg.cholesky(second / np.outer(scale, scale) + 1e-12 * np.eye(len(scale))) * scale[:, None]
+        inverse = np.linalg.inv(root)
+        values, vectors = np.linalg.eigh(inverse @ np.linalg.pinv(moments[np.ix_(pattern, pattern)], hermitian=True)
+                                         @ inverse.T)
+        keep = (vectors * np.maximum(1.0 - values, 0.0)) @ vectors.T
+        loading[np.ix_(here, pattern)] = part @ (inverse.T @ keep @ root.T)
+    return np.ascontiguousarray(loading[:, :n_term]), np.ascontiguousarray(loading[:, n_term:])
 
 
 def canonical(components, weight):

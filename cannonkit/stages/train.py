@@ -289,7 +289,7 @@ def _add_components(model, misfit, problem, fold, labels, label_errors, settings
                   for name, value, missing in zip(model.label_names, measured, unknown, strict=True) if missing]
         if np.any(error > 0):
             x = model.scaled(labels)
-            misfit.labels = components.labels_from(x, error / model.scale, model.powers)
+            misfit.labels = components.Labels(x, error / model.scale, model.powers)
     if misfit.grid:
         model.options["components_curve"] = curve = _choose_components(misfit, problem, fold, model.s2)
         notes += [f"{n} components: cross-validated -2 ln L per pixel and star {mean:.6f}" for n, mean in curve]

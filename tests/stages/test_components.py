@@ -70,9 +70,7 @@ def problem_of(rng, n_star=300, n_pix=200, k=3, amplitude=0.01, label_error=0.0,
 
 
 def labels_with(x, powers, error):
-    """Gaussians about the training labels as they are."""
-    return components.Labels(x, np.broadcast_to(error * np.eye(x.shape[1]), (*x.shape, x.shape[1])), powers) \
-        if error else None
+    return components.Labels(x, np.full(x.shape, error), powers) if error else None
 
 
 @pytest.mark.parametrize("error", [0.0, 0.05])
@@ -84,7 +82,10 @@ def test_likelihood_and_posterior_against_the_dense_covariance(rng, error):
     theta[7], s2[7] = 0.0, np.inf
     labels = labels_with(x, truth["powers"], error)
     rows = np.arange(0, 80, 2)
-    stars = components._Set(problem, rows, s2, labels)
+    stars = components._Set(problem, rows, s2, truth["powers"])
+    if labels is not None:
+        stars.fix(x[rows])
+        stars.loosen(labels)
     mean, cov, value = stars.expect(theta, np.where(np.isfinite(s2), s2, 0.0), truth["components"])
     packed = np.triu_indices(mean.shape[1])
     for a, n in enumerate(rows):
@@ -104,32 +105,18 @@ def test_likelihood_and_posterior_against_the_dense_covariance(rng, error):
             np.testing.assert_allclose(theta[:, 1:] @ mean[a, 3:], j @ z[3:], atol=1e-6)
 
 
-@pytest.mark.parametrize("error", [0.0, 0.05])
-def test_ends_at_a_maximum_of_the_dense_likelihood(rng, error, monkeypatch):
+def test_ends_at_a_maximum_of_the_dense_likelihood(rng, monkeypatch):
     """Along random directions of U, theta and s2 the dense likelihood has no slope worth a thousandth, and falls."""
     monkeypatch.setattr(components, "TOLERANCE", 1e-8)
     monkeypatch.setattr(components, "MAX_ITERATION", 2000)
-    x, problem, truth = problem_of(rng, n_star=120, n_pix=40, k=2, amplitude=0.02, label_error=error)
+    x, problem, _ = problem_of(rng, n_star=120, n_pix=40, k=2, amplitude=0.02)
     theta, s2, _, _ = problem.fit()
-    labels = labels_with(x, truth["powers"], error)
-    rows, last = np.arange(len(x)), []
-    expand = components._expand
-    monkeypatch.setattr(components, "_expand", lambda stars, *more: (last.append(stars), expand(stars, *more))[1])
-    found = components.fit(problem, rows, theta, s2, 2, labels)
+    found = components.fit(problem, np.arange(len(x)), theta, s2, 2)
     assert found.converged and found.components.shape[1] == 2 and np.all(np.diff(found.curve) < 1e-6 * len(x))
-    # Where labels have errors, the terms are linear about the labels that the fit ended with.
-    design, slopes = (last[-1].design, last[-1].gradient) if labels else (problem.design, None)
 
     def total(theta, s2, u):
-        value = 0.0
-        for n in rows:
-            loading, prior = u, np.eye(2)
-            if labels is not None:
-                loading = np.concatenate([u, theta[:, 1:] @ slopes[n]], axis=1)
-                prior = linalg.block_diag(prior, error ** 2 * np.eye(3))
-            value += referee.minus_2_log_likelihood(problem.flux[n], problem.ivar[n], theta @ design[n], s2, loading,
-                                                    prior)
-        return value
+        return sum(referee.minus_2_log_likelihood(problem.flux[n], problem.ivar[n], theta @ problem.design[n], s2, u)
+                   for n in range(len(x)))
 
     at = total(found.theta, found.s2, found.components)
     assert at == pytest.approx(found.curve[-1], rel=1e-6)
@@ -143,6 +130,38 @@ def test_ends_at_a_maximum_of_the_dense_likelihood(rng, error, monkeypatch):
             curvature = up + down - 2 * at
             assert curvature > 0
             assert (0.25 * (up - down) ** 2 / (2 * curvature)) < 0.05      # left to gain along the direction
+
+
+def test_a_star_judged_without_itself(rng):
+    """Posterior and likelihood from one fit of all stars are those of a fit without the star, for weights w_n w_p."""
+    x, problem, truth = problem_of(rng, n_star=60, n_pix=50, k=0, label_error=0.05, n_label=2)
+    n_term = len(truth["powers"])
+    of_pixel = rng.uniform(0.5, 2, 50)
+    problem.ivar[:] = rng.uniform(1e3, 1e4, (60, 1)) * of_pixel
+    s2, labels = np.zeros(50), labels_with(x, truth["powers"], 0.05)
+
+    def fitted(rows):
+        root = np.sqrt(problem.ivar[rows, :1])
+        return np.linalg.lstsq(problem.design[rows] * root, problem.flux[rows] * root, rcond=None)[0].T
+
+    stars = components._Set(problem, np.arange(60), s2, truth["powers"])
+    stars.fix(x)
+    stars.loosen(labels)
+    nothing = np.empty((50, 0))
+    at = np.zeros((60, n_term - 1))
+    mean, cov, _ = stars.expect(fitted(np.arange(60)), s2, nothing, components._without(stars, s2, at))
+    plain = stars.expect(fitted(np.arange(60)), s2, nothing)
+    matters = []
+    for n in range(0, 60, 7):
+        alone = components._Set(problem, [n], s2, truth["powers"])
+        alone.fix(x[n:n + 1])
+        alone.loosen(labels)
+        expected = alone.expect(fitted(np.delete(np.arange(60), n)), s2, nothing)
+        for found, other, what in ((mean, plain[0], expected[0][0]), (cov, plain[1], expected[1][0])):
+            scale = np.abs(what).max()
+            np.testing.assert_allclose(found[n], what, atol=1e-3 * scale)         # float32 sums
+            matters.append(np.abs(other[n] - what).max() / scale)
+    assert max(matters) > 0.1
 
 
 def test_recovers_the_subspace_and_true_errors(rng):
@@ -188,6 +207,59 @@ def make_classic(truth, theta, s2, x):
         training[name] = x[:, i]
     return replace(model, theta=theta, s2=s2, powers=truth["powers"], low=np.full(n_label, -0.5),
                    pivot=np.zeros(n_label), high=np.full(n_label, 0.5), training=training)
+
+
+def two_kinds(rng, n):
+    """Scaled labels of dwarfs and giants: no Gaussian."""
+    a = rng.normal(size=(n, 3))
+    giant = rng.random((n, 1)) < 0.5
+    x = np.where(giant, [0.45, 0.4, 0.0] + a * [0.08, 0.15, 0.3], [-0.35, -0.4, 0.1] + a * [0.2, 0.06, 0.25])
+    return np.clip(x, -1.2, 1.2)
+
+
+def test_labels_with_errors_end_on_the_true_scale(rng):
+    """Errors up to the labels' own spread, components like labels: new stars come out as from exact labels.
+
+    What must be left is the scale's own uncertainty, error sqrt(numbers fitted / n_star), in quadrature.
+    """
+    n, n_pix, k, error = 1200, 200, 3, np.array([0.1, 0.1, 0.3])
+    powers = powers_of(3, 2)
+    theta = 0.03 * rng.normal(size=(n_pix, len(powers))) * 0.3 ** np.maximum(powers.sum(axis=1) - 1, 0)
+    theta[:, 0] = 1.0
+    u = 0.01 * (rng.normal(size=(n_pix, k)) + 0.5 * theta[:, 1:4] / 0.03 @ rng.normal(size=(3, k)))
+
+    def spectra(n):
+        x, sigma = two_kinds(rng, n), 1 / rng.uniform(20, 80, size=(n, 1))
+        flux = design_matrix(x, powers) @ theta.T + rng.normal(size=(n, k)) @ u.T
+        flux += np.hypot(sigma, 0.003) * rng.normal(size=flux.shape)
+        return x, flux.astype(np.float32), np.broadcast_to(sigma ** -2, flux.shape).astype(np.float32)
+
+    x, flux, ivar = spectra(n)
+    new = spectra(3000)
+    given = x + error * rng.normal(size=x.shape)
+    width, pull, slope = {}, {}, {}
+    for name, known, labels in (("exact", x, None), ("with errors", given, components.Labels(given, np.broadcast_to(
+            error, x.shape).copy(), powers))):
+        products, pair_index = train.products_of(known, powers)
+        problem = train.Problem(train.RULES["reml"], flux, ivar, np.ones(n_pix), design_matrix(known, powers), products,
+                                pair_index, np.ones((n_pix, len(powers)), np.uint8))
+        theta_0, s2, _, _ = problem.fit()
+        found = components.fit(problem, np.arange(n), theta_0, s2, 6, labels, restricted=True)
+        classic = make_classic({"powers": powers}, theta_0, s2, x)
+        for kind, model in ((name, replace(classic, theta=found.theta, s2=found.s2, components=found.components,
+                                           strength=found.strength)), (f"classic {name}", classic)):
+            rows = infer.fit(model, *new[1:])
+            away = labels_of(rows, model) - new[0]
+            width[kind], pull[kind] = np.std(away, axis=0), np.std(away / errors_of(rows, model), axis=0)
+            one = np.concatenate([np.ones((3000, 1)), new[0]], axis=1)
+            slope[kind] = np.diag(np.linalg.lstsq(one, away, rcond=None)[0][1:])
+        if labels is not None:
+            assert np.all(np.std(found.x - x, axis=0) < 0.8 * error)
+    scale = error * np.sqrt((len(powers) + k) / n)
+    assert np.all(width["with errors"] < 1.15 * np.hypot(width["exact"], scale))
+    assert np.all(np.abs(slope["with errors"]) < 0.07) and np.all(np.abs(slope["exact"]) < 0.02)
+    assert slope["classic with errors"][2] > 0.3                # what is to be undone
+    assert np.all(np.abs(pull["exact"] - 1) < 0.05) and np.all(pull["with errors"] < 1.3)
 
 
 def test_data_without_misfit_give_no_components(rng):
