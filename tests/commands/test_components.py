@@ -64,7 +64,7 @@ def test_the_model_file(made, model_file, inside, tmp_path, capfd):
     with stream.open_source(tmp_path / "classic.fits") as source:
         assert "COMPONENTS" not in source.extensions
         assert not [key for key in source.header if key.startswith(("LABELERR", "KTRY", "KCV"))]
-    assert train(made, inside, tmp_path / "x.fits", "--components", "2.5") == 78
+    assert train(made, inside, tmp_path / "x.fits", "--components", "2.5") == 64
     assert "whole number" in capfd.readouterr().err
 
 
