@@ -90,9 +90,9 @@ class _Sheet:
         bar.ax.yaxis.set_minor_locator(NullLocator())
         return bar
 
-    def below(self, text):
-        """The label of all x axes."""
-        self.figure.text(0.5, 0.05 / self.total, text, ha="center", va="bottom", size=8)
+    def below(self, text, at=0.05):
+        """The label of all x axes, `at` inches above the foot."""
+        self.figure.text(0.5, at / self.total, text, ha="center", va="bottom", size=8)
 
     def beside(self, text):
         """The label of all y axes."""
@@ -358,20 +358,23 @@ def precision(panels, names, mock):
 
 
 def grid_of_panels(columns, rows, x_text, y_texts, cells, mock, invert_x=False, invert_y=False, bar_text=None,
-                   x_range=None, ranges=None):
+                   x_range=None, ranges=None, keys=(), line_text=None):
     """Figures 10 to 14: one column per cluster, one row per kind of label.
+
+    keys [(name, colour index or None, marker index)] and the words for lines, if any, stand at the foot.
 
     cells[row][column] is a list of (x, y, colour values or None, colour index, marker index, median or None),
     or of ('line', x, y) for an isochrone. A median is drawn as a dashed line.
     """
     from matplotlib.colors import Normalize
+    from matplotlib.lines import Line2D
 
     values = [c[2] for row in cells for cell in row for c in cell if c[0] is not None and not isinstance(c[0], str)
               and c[2] is not None]
     values = np.concatenate([v[np.isfinite(v)] for v in values]) if values else np.empty(0)
     norm = Normalize(*np.percentile(values, [2, 98])) if len(values) else None
-    sheet = _Sheet(1.4, mock, len(rows), len(columns), top=0.24, wgap=0.08, hgap=0.08, bar=len(values), sharex=True,
-                   sharey="row")
+    sheet = _Sheet(1.4, mock, len(rows), len(columns), top=0.24, bottom=0.62, wgap=0.08, hgap=0.08, bar=len(values),
+                   sharex=True, sharey="row")
     axes, mesh = sheet.axes, None
     for r, row in enumerate(cells):
         for c, cell in enumerate(row):
@@ -403,7 +406,13 @@ def grid_of_panels(columns, rows, x_text, y_texts, cells, mock, invert_x=False, 
         axes[0, 0].set_xlim(x_range)
     if invert_x:
         axes[0, 0].invert_xaxis()
-    sheet.below(x_text)
+    sheet.below(x_text, 0.24)
+    face = {None: ("white", BLACK), **{k: (c, c) for k, c in enumerate(COLOURS)}}
+    shown = [Line2D([], [], ls="", marker=MARKERS[marker], ms=4, mew=0.5, label=name, mfc=face[colour][0],
+                    mec=face[colour][1]) for name, colour, marker in keys]
+    if line_text:
+        shown.append(Line2D([], [], color=BLACK, lw=0.9, ls="-" if line_text == "isochrone" else "--", label=line_text))
+    sheet.legend(shown)
     if mesh is not None:
         sheet.colour_bar(mesh, bar_text or "")
     return sheet.figure

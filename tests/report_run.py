@@ -258,13 +258,15 @@ def write_truth(folder, stars):
     c = schema.Column
     columns = [c("survey", "S8"), c("id", "S48"), *(c(n, "f8", UNITS[n]) for n in LABELS)]
     columns += [c(f"{s}_{n}", "f8", UNITS[n]) for s in FLAG_ID for n in LABELS]
+    columns += [c("cluster", "S16"), c("second_generation", "u1")]
     table = schema.Table("TRUTH", tuple(columns))
     blocks = []
     for survey in FLAG_ID:
         there = np.flatnonzero(stars.members[survey])
         values = {n: stars.labels[there, i] for i, n in enumerate(LABELS)}
         values |= {f"{s}_{n}": stars.on_scale(s)[there, i] for s in FLAG_ID for i, n in enumerate(LABELS)}
-        blocks.append(table.rows(len(there), survey=survey.encode(), id=stars.ids[survey][there], **values))
+        blocks.append(table.rows(len(there), survey=survey.encode(), id=stars.ids[survey][there],
+                                 cluster=stars.cluster[there], second_generation=there % 2, **values))
     write_table(folder / "mock" / "truth.fits", "truth", table, np.concatenate(blocks), True)
 
 

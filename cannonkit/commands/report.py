@@ -15,8 +15,8 @@ from cannonkit import cli, config
 
 FIGURES = ("kiel", "cuts", "survey-differences", "spectra", "one-to-one", "vmicro-relation", "coefficients",
            "components", "residuals", "before-after", "label-differences", "truth", "factors", "precision", "pulls",
-           "flags", "coverage", "galaxy", "clusters", "clusters-kiel", "cluster-trends", "cluster-gravity", "pairs",
-           "careful")
+           "flags", "coverage", "galaxy", "clusters", "clusters-known", "clusters-kiel", "cluster-trends",
+           "cluster-gravity", "pairs", "careful")
 WORDS = ("page", "summary", *FIGURES)
 SIGN = "cannonkit-report.txt"    # in every report's directory: the summary
 ELSEWHERE = ("one-to-one", "coefficients", "truth", "cluster-trends")    # about half of the drawing: a second process

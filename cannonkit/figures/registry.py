@@ -1,7 +1,18 @@
 """All figures by the name that cc-report knows them by, in the order of the page."""
 from typing import NamedTuple
 
-from cannonkit.figures import careful, catalogues, clusters, errors, labels, models, pairs, spectra, surveys
+from cannonkit.figures import (
+    careful,
+    catalogues,
+    clusters,
+    clusters_truth,
+    errors,
+    labels,
+    models,
+    pairs,
+    spectra,
+    surveys,
+)
 
 
 class Entry(NamedTuple):
@@ -33,6 +44,7 @@ FIGURES = {
     "coverage": Entry("The scaled catalogues", catalogues.coverage, ("catalogue",)),
     "galaxy": Entry("The scaled catalogues", catalogues.galaxy, ("catalogue",)),
     "clusters": Entry("Clusters", clusters.table, ("clusters", "catalogue")),
+    "clusters-known": Entry("Clusters", clusters_truth.known, ("truth", "clusters", "catalogue")),
     "clusters-kiel": Entry("Clusters", clusters.kiel, ("clusters", "catalogue")),
     "cluster-trends": Entry("Clusters", clusters.trends, ("clusters", "catalogue")),
     "cluster-gravity": Entry("Clusters", clusters.gravity, ("clusters", "catalogue")),

@@ -188,12 +188,35 @@ def test_clusters(made, page):
         values = catalogue["fehCann"][own]
         assert row["n"] == len(own)
         assert row["feh_cannon_median"] == pytest.approx(np.median(values))
+        assert row["feh_cannon_error"] == pytest.approx(np.median(catalogue["e_fehCann"][own]))
         if len(own) > 1:
             assert row["feh_cannon_std"] == pytest.approx(np.std(values, ddof=1))
         checked += 1
     assert checked >= 3
     # the star whose membership is 0.2 is in no cluster
     assert b"" == cluster[int(stars.dr3[0])]
+
+
+def test_clusters_against_the_truth(made, page):
+    """Odd stars are the second generation of the made-up run."""
+    stars = made[1]
+    result = table(page[0] / "tables" / "clusters-known.ecsv")
+    catalogue = read_catalogue(made[0] / "apogee_scaled.fits")
+    own = np.flatnonzero(clean(catalogue) & (catalogue["flag_id"] == 1))
+    star = {name: k for k, name in enumerate(stars.ids["apogee"].tolist())}
+    place = np.array([star[name.strip()] for name in catalogue["Unique_ID"][own].tolist()])
+    true = stars.on_scale("apogee")[place, 2]
+    off = catalogue["fehCann"][own] - true
+    (row,) = result[(result["cluster"] == "NGC 2682") & (result["scale"] == "apogee") & (result["spectra"] == "apogee")]
+    inside, second = stars.cluster[place] == b"NGC 2682", place % 2 == 1
+    assert row["n"] == inside.sum() and row["n_second"] == (inside & second).sum()
+    assert row["std"] == pytest.approx(np.std(catalogue["fehCann"][own][inside], ddof=1))
+    assert row["planted"] == pytest.approx(np.std(true[inside], ddof=1))
+    assert row["off_std"] == pytest.approx(np.std(off[inside], ddof=1))
+    assert row["field"] == pytest.approx(half_range(off[stars.cluster[place] == b""]))
+    assert row["error"] == pytest.approx(np.median(catalogue["e_fehCann"][own][inside]))
+    assert row["second"] == pytest.approx(off[inside & second].mean())
+    assert row["e_second"] == pytest.approx(off[inside & second].std(ddof=1) / np.sqrt((inside & second).sum()))
 
 
 def read_catalogue(path):
