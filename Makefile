@@ -58,7 +58,7 @@ test: $(INSTALLED) ## all tests (TESTS=tests/stages for some of them, WORKERS=4 
 	python -m pytest -q -n $(WORKERS) --dist loadfile $(TESTS)
 
 faults: $(INSTALLED) ## the fault table at its full counts, and how it went
-	CANNONKIT_FAULTS=full python -m pytest -q tests/faults tests/test_stream.py tests/test_cli.py tests/test_config.py \
+	CANNONKIT_FAULTS=full CANNONKIT_SLURM=1 python -m pytest -q tests/faults tests/test_stream.py tests/test_cli.py tests/test_config.py \
 	    tests/test_cache.py tests/stages/test_crossmatch.py tests/test_slurm.py
 
 slurm: $(INSTALLED) ## the pipeline as array jobs on a real Slurm of two virtual nodes

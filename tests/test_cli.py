@@ -219,7 +219,7 @@ def test_configuration_errors(toy, tmp_path):
     (["--config", "run.yaml"], 78, "cc-toy: error: run.yaml: size and shape do not go together"),
     (["--config", "run.yaml", "--size", "3"], 64, "cc-toy: error: size"),
     (["--config", "run.yaml", "--set", "size=3"], 64, "cc-toy: error: size"),
-    (["--config", "run.yaml", "--set", "shape.x=3"], 64, "cc-toy: error: --set shape.x=3: key 'toy': unknown key 'shape'"),
+    (["--config", "run.yaml", "--set", "shape=3"], 64, "cc-toy: error: --set shape=3: key 'toy': unknown key 'shape'"),
 ])
 def test_settings_that_do_not_go_together(toy, tmp_path, options, code, words):
     """Wrong on the command line 64, in a file 78; which one is known only when they are used."""

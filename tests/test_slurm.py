@@ -1,7 +1,7 @@
 """The mock pipeline as array jobs on a real Slurm of two virtual nodes: `make slurm`.
 
-All parts; one task killed with kill -9 and one cancelled, then the same submission again; a node that stops and
-its task requeued. The result must be that of a single machine in every data byte.
+All parts; one task killed with kill -9 and one cancelled, then the same submission again; a task that ends with 75
+and is tried again; a node that stops and its task requeued. The result must be that of a single machine in every data byte.
 """
 import os
 import signal
@@ -24,6 +24,7 @@ errors:
 # Stands before the commands in PATH: says which process a task is, and is as slow as a real task.
 WRAPPER = """#!/bin/bash
 echo $$ > "$PIDS/$PRODUCT.${{SLURM_ARRAY_TASK_ID:-x}}.$SLURMD_NODENAME"
+[ -e "$PIDS/trouble.$PRODUCT" ] && [ -z "${{SLURM_RESTART_COUNT:-}}" ] && exit 75
 [ -e "$PIDS/slow.$PRODUCT" ] && sleep "$(cat "$PIDS/slow.$PRODUCT")"
 exec {python} {command} "$@"
 """
@@ -178,6 +179,30 @@ def test_killed_and_cancelled_tasks_then_all_again(work):
     for name in PRODUCTS:
         assert sums(work.run / f"{name}.fits") == sums(work.folder / "single" / f"{name}.fits"), name
     print("second submission: all completed;", len(kept), "parts kept;", len(PRODUCTS), "products as on one machine")
+
+
+def test_a_task_that_ends_with_75(work):
+    """A passing trouble in both tasks: Slurm tries them again; one processor each means one thread."""
+    if not (work.run / "acgs.repeats.fits").exists():
+        pytest.skip("the run before did not end")
+    for path in (work.run / "parts" / "acgs.repeats").iterdir():
+        path.unlink()
+    (work.folder / "pids" / "trouble.acgs.repeats").write_text("")
+    options = ("--array=0-1", "--requeue", "--cpus-per-task=1", "--open-mode=append",
+               f"--output={work.run}/logs/again-%A_%a.log")
+    job = work.tell("sbatch", "--parsable", *options, work.root / "configs" / "infer.sbatch", PRODUCT="acgs.repeats",
+                    ).stdout.strip()
+    for task in ("0", "1"):
+        work.until(f"task {task} waits for its second try", lambda t=task: "Restarts=1 " in work.tell(
+            "scontrol", "-o", "show", "job", f"{job}_{t}", check=False).stdout, 120)
+        work.tell("scontrol", "update", f"JobId={job}_{task}", "StartTime=now")
+    states = work.ended({"infer": job}, 300)
+    assert states == {"infer": {"COMPLETED"}}, work.queue()
+    for task in ("0", "1"):
+        assert "on 1 thread\n" in (work.run / "logs" / f"again-{job}_{task}.log").read_text()
+    work.tell("cc-merge", "shards", work.run / "parts" / "acgs.repeats", "-o", work.folder / "tried.fits")
+    assert sums(work.folder / "tried.fits") == sums(work.folder / "single" / "acgs.repeats.fits")
+    print("exit code 75: both tasks tried again on 1 thread each, completed, same bytes")
 
 
 def test_a_node_stops(work):
