@@ -235,14 +235,14 @@ def _setting_help(field, words, typed):
         words += f" [{unit}]"
     choices = field.metadata.get("choices")
     if choices:
-        words += f": {', '.join(str(c) for c in choices)}"
+        words += f": {', '.join(str(c) for c in choices if c != '')}"
     default = field.default
     if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
     if default is not dataclasses.MISSING:
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else typed.text_of(default)
-        shown = "none" if default is None else shown
-        words += f" (default: {shown})" if default not in ("", ()) else ""
+        shown = field.metadata.get("shown") or ("" if default in (None, "", ()) else shown)
+        words += f" (default: {shown})" if shown else ""
     return words.replace("%", "%%")
 
 

@@ -21,19 +21,20 @@ SECTIONS = {}  # section name -> dataclass, filled by @section
 
 
 def setting(default=dataclasses.MISSING, help="", *, factory=dataclasses.MISSING, unit="", low=None,
-            high=None, above=None, below=None, choices=None, option=True):
+            high=None, above=None, below=None, choices=None, option=True, shown=None):
     """A dataclass field with its help text and limits.
 
     low, high     the smallest and largest legal value (of each element, in a tuple or dict)
     above, below  the same, exclusive
     choices       the legal values
     unit          shown in the help
+    shown         what the help says of the default, where its value says nothing to a reader
     option        False: no command-line option for it (it can still be --set)
     factory       makes the default of a mutable or nested value, as in dataclasses.field
     Without a default or a factory the key must be given.
     """
     limits = {"help": help, "unit": unit, "low": low, "high": high, "above": above, "below": below,
-              "choices": choices, "option": option}
+              "choices": choices, "option": option, "shown": shown}
     return dataclasses.field(default=default, default_factory=factory,
                              metadata={k: v for k, v in limits.items() if v not in (None, "")})
 
@@ -117,6 +118,8 @@ def recipe_folder():
 
 # === sections: one per command, each kept by the command's owner ==================================
 
+RECIPE = "as the recipe says"
+
 # --- cc-crossmatch --------------------------------------------------------------------------------
 
 @section
@@ -125,10 +128,11 @@ class Crossmatch:
 
     select: str = setting("", "rows of each survey: catalogue (one per star), repeats, all, or another "
                           "selection of the recipe; empty: catalogue")
-    by: str = setting("", "join by identifier or on the sky", choices=("", "id", "sky"))
-    radius: float = setting(0.0, "largest separation of a pair on the sky", unit="arcsec", low=0, high=3600)
-    find: str = setting("", "one-to-one or all pairs", choices=("", "best", "all"))
-    keep: str = setting("", "pairs only, or every row of LEFT", choices=("", "inner", "left"))
+    by: str = setting("", "join by identifier or on the sky", choices=("", "id", "sky"), shown=RECIPE)
+    radius: float = setting(0.0, "largest separation of a pair on the sky", unit="arcsec", low=0, high=3600,
+                            shown=RECIPE)
+    find: str = setting("", "one-to-one or all pairs", choices=("", "best", "all"), shown=RECIPE)
+    keep: str = setting("", "pairs only, or every row of LEFT", choices=("", "inner", "left"), shown=RECIPE)
     left_position: str = setting("", "where LEFT has its positions: degrees:RA,DEC or galactic:L,B or "
                                  "designation:NAME (2MASS), with the names of its columns")
     right_position: str = setting("", "the same for RIGHT")
@@ -146,11 +150,11 @@ class Resample:
                           "that and then each visit; only: the visits (the combined one where there is but one)",
                           choices=("combined", "all", "only"))
     method: str | None = setting(None, "resampling: flux (conserving), linear, cubic or lanczos",
-                                 choices=("flux", "linear", "cubic", "lanczos"))
+                                 choices=("flux", "linear", "cubic", "lanczos"), shown=RECIPE)
     missing_segment: str | None = setting(None, "a star without one of its cameras: reject it or keep the others",
-                                          choices=("reject", "keep"))
+                                          choices=("reject", "keep"), shown=RECIPE)
     max_failed: int | None = setting(None, "exit with code 1 if more spectra than this have no usable pixel; the "
-                                     "output is written all the same", low=0)
+                                     "output is written all the same", low=0, shown="no limit")
     continuum_fraction: float = setting(0.07, "of --find-continuum: fraction of the pixels", above=0, below=1)
 
 # --- cc-train -------------------------------------------------------------------------------------
@@ -212,7 +216,7 @@ class Infer:
                                       "the paper's Table 4")
     amplitudes: bool = setting(False, "column z: the amplitudes of the model's misfit components, where it has some")
     max_failed: int | None = setting(None, "exit with code 1 if more spectra than this have no labels; the output is "
-                                     "written all the same", low=0)
+                                     "written all the same", low=0, shown="no limit")
 
 # --- cc-flag --------------------------------------------------------------------------------------
 
@@ -227,8 +231,8 @@ class Flag:
     limit: float = setting(8.0, "flag stars farther than this from the training set", above=0.0)
     labels: tuple[str, ...] = setting((), "labels of the distance; none given: those of teff, logg, fe_h and "
                                       "alpha_fe that the model has")
-    snr_min: float | None = setting(None, "flag_snr = 1 where the survey's S/N is not above this; none: the "
-                                    "recipe's", low=0.0)
+    snr_min: float | None = setting(None, "flag_snr = 1 where the survey's S/N is not above this", low=0.0,
+                                    shown=RECIPE)
 
 # --- cc-errors ------------------------------------------------------------------------------------
 

@@ -21,6 +21,11 @@ def _identity(record):
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def kind(product, header):
+    """What a product is called: a training table of one survey is a selection of its rows."""
+    return "selection" if product == "training" and header.text("SELECT") else product
+
+
 def chain(record, sources):
     """Records for an output: the new one first, then those of its sources, each once.
 
@@ -29,7 +34,7 @@ def chain(record, sources):
     inputs, upstream = [], {}
     for source in sources:
         known = from_header(source.header)
-        inputs.append({"name": os.path.basename(source.name), "product": source.product,
+        inputs.append({"name": os.path.basename(source.name), "product": kind(source.product, source.header),
                        "datasum": source.datasums(), "record": known[0]["id"] if known else None})
         upstream.update((r["id"], r) for r in known)
     new = {"command": "", "version": cannonkit.__version__, **(record or {}), "inputs": inputs}

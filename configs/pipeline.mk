@@ -54,7 +54,9 @@ summary: catalogues
 ATTACH = $(if $(GAIA),--attach $(GAIA) $(GAIA_RECIPE)) $(if $(DISTANCES),--attach $(DISTANCES) $(DISTANCES_RECIPE))
 $(RUN)/apogee_catalogue.fits: GAIA_RECIPE = $(APOGEE_GAIA_RECIPE)
 $(RUN)/galah_catalogue.fits: GAIA_RECIPE = $(GALAH_GAIA_RECIPE)
-$(RUN)/apogee_catalogue.fits $(RUN)/galah_catalogue.fits: $(APOGEE_GAIA_RECIPE) $(GALAH_GAIA_RECIPE) $(DISTANCES_RECIPE)
+$(RUN)/apogee_catalogue.fits: $(if $(GAIA),$(APOGEE_GAIA_RECIPE))
+$(RUN)/galah_catalogue.fits: $(if $(GAIA),$(GALAH_GAIA_RECIPE))
+$(RUN)/apogee_catalogue.fits $(RUN)/galah_catalogue.fits: $(if $(DISTANCES),$(DISTANCES_RECIPE))
 
 $(RUN)/training.fits: $(APOGEE) $(GALAH) $(PAIR_RECIPE) $(APOGEE_RECIPE) $(GALAH_RECIPE)
 	cc-crossmatch $(APOGEE) $(GALAH) --recipe $(PAIR_RECIPE) -o $@ $(CC)

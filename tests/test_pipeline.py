@@ -43,7 +43,7 @@ def run(tmp_path_factory):
         finally:
             for p, stat in kept.items():
                 os.utime(p, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    remade.folder, remade.made, remade.first = folder / "run", made, lines
+    remade.folder, remade.made, remade.first, remade.command = folder / "run", made, lines, command
     return remade
 
 
@@ -86,6 +86,62 @@ def test_settings_reach_every_command(run):
     assert all(f"--config {run.folder.parent / 'cannon.yaml'}" in line for line in commands)
     again = {line.split()[0] for line in run(run.folder.parent / "cannon.yaml")}
     assert again == {"cc-train", "cc-infer", "cc-flag", "cc-errors", "cc-merge", "cc-report"}   # not cc-resample
+
+
+RECIPES = {"APOGEE_RECIPE": "apogee_dr16", "GALAH_RECIPE": "galah_dr3", "PAIR_RECIPE": "apogee_galah",
+           "APOGEE_GAIA_RECIPE": "gaia_edr3_sky", "GALAH_GAIA_RECIPE": "gaia_edr3", "DISTANCES_RECIPE": "distances_geo"}
+
+
+STUB = """#!/bin/bash
+while (($#)); do [ "$1" = -o ] && { echo "$2" >> "$MADE"; touch -d "@$WHEN" "$2"; }; shift; done
+"""
+
+
+def test_a_change_makes_what_depends_on_it_and_nothing_else(run, tmp_path):
+    """Referee: the commands themselves. One runs if a file in its line changed, or what that is made from, else not.
+
+    A real make with commands that only touch their outputs: of targets made together `make -n` follows one.
+    """
+    for name in {line.split()[0] for line in run.first if line.startswith("cc-")}:
+        (tmp_path / name).write_text(STUB)
+        (tmp_path / name).chmod(0o755)
+    recipes = {variable: tmp_path / f"{name}.yaml" for variable, name in RECIPES.items()}
+    for path in recipes.values():
+        path.write_text("")
+        os.utime(path, (1e9, 1e9))
+    commands = []
+    for line in run.first:
+        if line.startswith("cc-") and not line.startswith("cc-report"):
+            for path in recipes.values():
+                line = re.sub(rf"\S*/configs/{path.name}", str(path), line)
+            made = set(re.findall(r" -o (\S+)", line))
+            needed = set(line.split()) - made
+            if str(recipes["PAIR_RECIPE"]) in needed:       # it names these two
+                needed |= {str(recipes["APOGEE_RECIPE"]), str(recipes["GALAH_RECIPE"])}
+            commands.append((needed, made))
+    made = [p for p in run.made if p.suffix == ".fits"]
+    before = {p: p.stat() for p in made}
+    last = max(stat.st_mtime for stat in before.values())
+    changes = [*recipes.values(), *(run.folder.parent / f"{n}.fits" for n in ("apogee", "galah", "gaia", "allspec")),
+               *(p for p in made if p.name.endswith(("model.fits", "errors.fits", "training.fits", "a_spectra.fits")))]
+    assert len(changes) == 19 and len(commands) == 39
+    for changed in changes:
+        stale = {str(changed)}
+        for needed, outputs in commands:        # in the order in which they are made
+            if needed & stale:
+                stale |= outputs
+        (tmp_path / "made").write_text("")
+        kept = changed.stat()
+        os.utime(changed, (last + 1000, last + 1000))
+        command = [*(w for w in run.command if w != "-n"), "--silent", *(f"{k}={v}" for k, v in recipes.items())]
+        env = {**os.environ, "MAKEFLAGS": "", "PATH": f"{tmp_path}:{os.environ['PATH']}",
+               "MADE": str(tmp_path / "made"), "WHEN": str(int(last + 2000))}
+        done = subprocess.run([*command, *map(str, made)], capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr
+        found = set((tmp_path / "made").read_text().split())
+        for path, stat in {**before, changed: kept}.items():
+            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert found == stale - {str(changed)}, (changed.name, sorted(found ^ stale))
 
 
 def test_the_report_is_told_of_other_recipes(run):

@@ -1,7 +1,8 @@
 """The mock pipeline as array jobs on a real Slurm of two virtual nodes: `make slurm`.
 
 All parts; one task killed with kill -9 and one cancelled, then the same submission again; a task that ends with 75
-and is tried again; a node that stops and its task requeued. The result must be that of a single machine in every data byte.
+and is tried again; a node that stops and its task requeued. The result must be that of a single machine in every
+data byte.
 """
 import os
 import signal

@@ -8,7 +8,7 @@ Examples:
   cc-check --tree catalogue.fits
   cc-check --warmup
 """
-from cannonkit import cli
+from cannonkit import cli, config
 
 
 def build_parser():
@@ -43,7 +43,9 @@ def run(args):
         try:
             print("\n".join(_describe(path, args)), flush=True)
         except (errors.DataError, errors.NoInputError) as error:
-            print(f"{path}: NOT GOOD: {cli.one_line(error)}", flush=True)
+            text = cli.one_line(error).removeprefix(f"{path}: ")
+            damaged = isinstance(error, errors.DataError) and not text.startswith("not a FITS file")
+            print(f"{path}: {'NOT GOOD: ' if damaged else ''}{text}", flush=True)
             code = max(code, error.code)
     return code
 
@@ -63,7 +65,7 @@ def _describe(path, args):
         head = source.header
         about = [f"{key.lower()} {head.text(key)}" for key in ("MODEL", "SURVEY", "SCALE") if head.text(key)]
         mock = ", MOCK (simulated stars)" if head.get("MOCK") is True else ""
-        lines = [f"{source.name}: {source.product}, whole, {source.n_row} rows"
+        lines = [f"{source.name}: {provenance.kind(source.product, head)}, whole, {source.n_row} rows"
                  f"{', ' + ', '.join(about) if about else ''}{mock}"]
         records = provenance.from_header(head)
         if records:
@@ -129,7 +131,28 @@ def _describe_foreign(source, args):
     lines = [f"{source.name}: FITS, not a cannonkit product, structure whole; "
              f"table {source.table.name}: {source.n_row} rows, {len(source.columns)} usable columns"]
     lines += [f"  column {name!r} cannot be used: {why}" for name, why in source.hdu.table.problems.items()]
+    lines += [f"  cc-crossmatch reads it with --recipe {name}" for name in _recipes_for(source)]
     return lines + (_columns(source) if args.columns else [])
+
+
+def _recipes_for(source):
+    """Names of the installed survey recipes all of whose columns a table has."""
+    import os
+
+    from cannonkit import errors, recipe
+    from cannonkit.stages.catalogue import Mapping
+
+    found = []
+    for file in sorted(os.listdir(config.recipe_folder())):
+        name, suffix = os.path.splitext(file)
+        try:
+            if suffix == ".yaml":
+                survey = recipe.load_survey(name)
+                Mapping(survey, source.columns, source.place())
+                found.append(name)
+        except (errors.ConfigError, errors.DataError):      # another kind of recipe, another table
+            pass
+    return found
 
 
 def _columns(source):

@@ -242,7 +242,7 @@ class _Input:
             raise errors.DataError(f"{path}: its spectra are of survey {self.survey!r}, {known}")
         self.path, self.recipe = surveys[self.survey]
         try:
-            self.source.require(merge.TEXTS, numbers=merge.NUMBERS)
+            self.source.require([*merge.TEXTS, "cov_final"], numbers=merge.NUMBERS)
         except errors.DataError as error:
             raise errors.DataError(f"{error}: a catalogue is made of labels that went through cc-flag and "
                                    "cc-errors apply") from None

@@ -30,3 +30,28 @@ def test_damaged_files_of_spectra(command, tmp_path):
     (tmp_path / "g.fits").write_bytes(data[:-2880])
     done = command("check", tmp_path / "g.fits")
     assert done.code == 65 and done.out.count(b"\n") == 1 and b"cut or damaged" in done.out
+
+
+def test_what_is_no_fits_file_or_no_file(command, tmp_path):
+    """Not damaged: something else, or not there. A line each, without the word for damage."""
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    done = command("check", "t.csv", "absent.fits", cwd=tmp_path)
+    first, second = done.out.decode().splitlines()
+    assert done.code == 66 and first.startswith("t.csv: not a FITS file")
+    assert second == "absent.fits: No such file or directory"
+    assert command("check", "t.csv", cwd=tmp_path).code == 65
+
+
+def test_catalogues(command, tmp_path):
+    """A survey's table is told the recipe that reads it; one survey's rows of it are a selection."""
+    done = command("mock", "-o", tmp_path / "mock", "--layout", "catalogues", "--common", "12", "--apogee-only", "3",
+                   "--galah-only", "3", "--clusters", "0")
+    assert done.code == 0, done
+    table = next((tmp_path / "mock").rglob("allStar*.fits"))
+    text = command("check", table).out.decode()
+    assert "not a cannonkit product" in text and text.endswith("cc-crossmatch reads it with --recipe apogee_dr16\n")
+    assert command("crossmatch", table, "--recipe", "apogee_dr16", "-o", tmp_path / "c.fits").code == 0
+    assert command("crossmatch", tmp_path / "c.fits", "-o", tmp_path / "d.fits").code == 0
+    text = command("check", "--tree", tmp_path / "d.fits").out.decode()
+    assert "d.fits: selection, whole" in text and "<- c.fits (selection)" in text
+    assert f"<- {table.name} (foreign)" in text
