@@ -102,14 +102,15 @@ def _flags(run):
             status = run.read(file, ["status"])["status"]
             failed = int((status & bitmasks.FIT_FAILED != 0).sum())
             words.append(f"{common.shout(name)} {far} far, {failed} failed of {file.n_row}")
-    return "flags (far: from the training set; failed: no labels): " + "; ".join(words) if words else "flags: none set"
+    return "flags (far: from the training set; failed: no labels; clean: neither, nor a bad bit of the survey): " \
+        + "; ".join(words) if words else "flags: none set"
 
 
 def _results(run, settings):
     words = []
     for file in run.files["catalogue"].values():
         good = int(catalogues.clean(run, file, catalogues.surveys_of(run, file, settings)).sum())
-        words.append(f"{file.path} ({file.n_row} rows, {good} clean: no flag, no bad bit)")
+        words.append(f"{file.path} ({file.n_row} rows, {good} clean)")
     page = os.path.join(run.root or "", "report", "index.html")
     if run.root and os.path.exists(page):
         words.append(page)

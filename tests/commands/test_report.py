@@ -360,7 +360,7 @@ def test_empty_run_says_what_was_expected(tmp_path, capfd):
     (["one-to-one", "training.fits", "-o", "x.png"], 65, "no model"),
     (["galaxy", "nothing.fits", "-o", "x.png"], 66, "nothing.fits"),
     (["cuts", "training.fits", "-o", "no/such/x.png"], 73, "does not exist"),
-    (["cuts", "training.fits", "-o", "training.fits.png", "--set", "bins=1"], 78, "bins"),
+    (["cuts", "training.fits", "-o", "training.fits.png", "--set", "bins=1"], 64, "bins"),
 ])
 def test_exit_codes(made, monkeypatch, capfd, arguments, code, words):
     monkeypatch.chdir(made[0])
