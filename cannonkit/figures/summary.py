@@ -13,7 +13,7 @@ def lines(run, settings):
     mock = any(f.mock for f in run.all_files())
     out = [f"run {run.root or ''}{' (MOCK: simulated stars)' if mock else ''}".rstrip(), _stars(run)]
     out += _models(run) if run.files["model"] else ["no model"]
-    out += [_pairs(run, settings), _flags(run), *_results(run, settings)]
+    out += [_pairs(run, settings), *_flags(run), *_results(run, settings)]
     return [line for line in out if line]
 
 
@@ -102,8 +102,8 @@ def _flags(run):
             status = run.read(file, ["status"])["status"]
             failed = int((status & bitmasks.FIT_FAILED != 0).sum())
             words.append(f"{common.shout(name)} {far} far, {failed} failed of {file.n_row}")
-    return "flags (far: from the training set; failed: no labels; clean: neither, nor a bad bit of the survey): " \
-        + "; ".join(words) if words else "flags: none set"
+    return ["flags (far: from the training set; failed: no labels; clean: neither, nor a bad bit of the survey):",
+            "; ".join(words)] if words else ["flags: none set"]
 
 
 def _results(run, settings):

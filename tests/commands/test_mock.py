@@ -311,5 +311,5 @@ def test_dry_run_writes_nothing(inside, tmp_path, capfd):
 
 
 def test_a_wrong_setting_is_named(inside, tmp_path, capfd):
-    assert inside("mock", "-o", tmp_path / "m", "--set", "comon=3") == 78
+    assert inside("mock", "-o", tmp_path / "m", "--set", "comon=3") == 64
     assert "common" in capfd.readouterr().err
