@@ -34,7 +34,7 @@ DISTANCES_RECIPE ?= $(HERE)distances_geo.yaml
 # Sections crossmatch and resample of CONFIG count too, but a change of it alone does not select and resample again.
 CONFIG ?= $(HERE)cannon.yaml
 # Share of the stars with repeats that the errors of X.pulls.fits have not seen; empty: no X.pulls.fits.
-HOLDOUT ?= 0.3
+FOLDS ?= 5
 # Options for every command (such as --quiet), and for some.
 OPTIONS ?=
 TRAIN_OPTIONS ?=
@@ -139,12 +139,9 @@ $(MODELS:%=$(RUN)/%.errors.fits): $(RUN)/%.errors.fits: $(RUN)/%.repeats.fits $(
 $(MODELS:%=$(RUN)/%.final.fits): $(RUN)/%.final.fits: $(RUN)/%.flagged.fits $(RUN)/%.errors.fits $(CONFIG)
 	cc-errors apply $< --errors $(RUN)/$*.errors.fits -o $@ $(CC)
 
-# How right such errors are: calibrated without some of the stars (both models), widths of pulls of those.
-$(MODELS:%=$(RUN)/%.unseen.fits): $(RUN)/%.unseen.fits: $(RUN)/%.repeats.fits $(CONFIG)
-	cc-errors calibrate $< --holdout $(HOLDOUT) --error-model full -o $@ $(CC)
-
-$(MODELS:%=$(RUN)/%.pulls.fits): $(RUN)/%.pulls.fits: $(RUN)/%.repeats.fits $(RUN)/%.unseen.fits $(CONFIG)
-	cc-errors validate $< --errors $(RUN)/$*.unseen.fits -o $@ $(CC)
+# How right such errors are: each fifth of the stars judged by what is calibrated on the others, widths of their pulls.
+$(MODELS:%=$(RUN)/%.pulls.fits): $(RUN)/%.pulls.fits: $(RUN)/%.repeats.fits $(CONFIG)
+	cc-errors validate $< --across $(FOLDS) --error-model full -o $@ $(CC)
 
 # --- the two catalogues --------------------------------------------------------------------------
 SURVEYS := --survey $(RUN)/apogee_catalogue.fits --recipe $(APOGEE_RECIPE) \
@@ -158,7 +155,7 @@ $(RUN)/galah_scaled.fits $(RUN)/apogee_scaled.fits: $(RUN)/apogee_catalogue.fits
 # --- the report: of everything that lies in $(RUN) -----------------------------------------------
 REPORTED := training apogee_catalogue galah_catalogue apogee_repeats galah_repeats \
     $(foreach survey,apogee galah,$(survey)_spectra $(survey)_repeat_spectra) \
-    $(foreach kind,model final repeats errors $(if $(HOLDOUT),pulls),$(MODELS:%=%.$(kind))) galah_scaled apogee_scaled
+    $(foreach kind,model final repeats errors $(if $(FOLDS),pulls),$(MODELS:%=%.$(kind))) galah_scaled apogee_scaled
 
 # Other recipes than the report's own are named to it.
 RECIPES := $(if $(filter-out $(HERE)apogee_dr16.yaml $(HERE)galah_dr3.yaml,$(APOGEE_RECIPE) $(GALAH_RECIPE)), \

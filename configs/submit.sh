@@ -8,7 +8,7 @@
 #   CPUS       processors of a task; threads follow them (2)
 #   MODELS     models to make (acgs gcgs gcaa acaa)
 #   SCALES     catalogues to make (galah_scaled apogee_scaled)
-#   HOLDOUT    share of the repeats for widths of pulls (0.3); empty: none
+#   FOLDS      parts of the repeats for widths of pulls (5); empty: none
 #   SBATCH     options for every job, such as --partition=short --time=60
 # Submit it again after any failure: parts that are whole and made from the same inputs and settings are not
 # made again. A task that ends with 75 (a passing trouble) is tried again where slurm.conf has RequeueExit=75.
@@ -17,7 +17,7 @@ set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export HERE RUN=${RUN:?set RUN to the directory of the run}
 export PARTS=${PARTS:-4} MODELS=${MODELS:-acgs gcgs gcaa acaa} SCALES=${SCALES:-galah_scaled apogee_scaled}
-export CONFIG=${CONFIG:-$HERE/cannon.yaml} HOLDOUT=${HOLDOUT-0.3}
+export CONFIG=${CONFIG:-$HERE/cannon.yaml} FOLDS=${FOLDS-5}
 export APOGEE_RECIPE=${APOGEE_RECIPE:-$HERE/apogee_dr16.yaml} GALAH_RECIPE=${GALAH_RECIPE:-$HERE/galah_dr3.yaml}
 export APOGEE_ROOT=${APOGEE_ROOT:-$RUN/mock/apogee/spectra} GALAH_ROOT=${GALAH_ROOT:-$RUN/mock/galah/spectra}
 mkdir -p "$RUN/logs" "$RUN/parts"
@@ -66,6 +66,6 @@ for m in $MODELS; do
     again=$(parts "$m.repeats" "afterok:$models:${repeats[$s]}" infer)
     flagged=$(parts "$m.flagged" "afterok:$labels" flag)
     finals+=":$(one "$m.final" "afterok:$flagged:$again" errors)"
-    [ -z "$HOLDOUT" ] || one "$m.pulls" "afterok:$again" pulls >/dev/null     # no other job waits for it
+    [ -z "$FOLDS" ] || one "$m.pulls" "afterok:$again" pulls >/dev/null     # no other job waits for it
 done
 one catalogue "afterok$finals" catalogue >/dev/null

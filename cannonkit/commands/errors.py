@@ -38,12 +38,13 @@ Examples:
 VALIDATE = """Widths of pulls (difference over error) of repeats in bins of S/N, Teff, log g and [Fe/H].
 With the formal errors, the factor alone, the paper's final errors and the full model side by side. 1 is right.
 
-If calibrate left stars aside (--holdout), only those are used. --across COLUMN needs no --errors: the rows of each
-value of a column of whole numbers are judged by a calibration on all others, and the pulls of all are binned together.
+If calibrate left stars aside (--holdout), only those are used. --across needs no --errors: each of 5 parts of the
+stars, or each value of a column of whole numbers, is judged by a calibration on the others; all are binned together.
 
 Examples:
   cc-errors validate acgs.repeats.fits --errors acgs.errors.fits -o acgs.pulls.fits
   cc-errors validate acgs.repeats.fits --errors acgs.full.fits --bins 5 -o acgs.full.pulls.fits
+  cc-errors validate acgs.repeats.fits --across 5 --error-model full -o acgs.all.pulls.fits
   cc-errors validate kfold.fits --across fold --error-model full --labels teff,logg,fe_h --label-column {}_cannon \
 --covariance cov_cannon --covariance-units scaled --against {} -o kfold.pulls.fits
 """
@@ -67,7 +68,8 @@ def build_parser():
     apply.add_argument("--errors", required=True, metavar="ERRORS", help="what calibrate made")
     how = validate.add_mutually_exclusive_group(required=True)
     how.add_argument("--errors", metavar="ERRORS", help="what calibrate made")
-    how.add_argument("--across", metavar="COLUMN", help="calibrate on the rows with other values of this column")
+    how.add_argument("--across", metavar="N|COLUMN", help="judge each of N parts of the stars, drawn by their names "
+                     "with --seed, or each value of a column, by a calibration on the others")
     for inner in (apply, validate):
         cli.add_settings(inner, config.Errors)
     return parser
@@ -349,7 +351,7 @@ def _validate(args):
     with contextlib.ExitStack() as files:
         errors_source = files.enter_context(stream.open_source(args.errors, "errors")) if args.errors else None
         source = files.enter_context(stream.open_source(args.input))
-        table = label_tables.read(source, settings, args.across)
+        table = label_tables.read(source, settings, None if _whole(args.across) else args.across)
         if cli.dry_run(args, rows=len(table.star), labels=",".join(table.names), memory=table.nbytes):
             return 0
         # Per calibration, the rows that it judges.
@@ -385,7 +387,7 @@ def _validate(args):
         if settings.against:
             header["AGAINST"] = True, "differences from reference labels, not of repeats"
         if args.across:
-            header["ACROSS"] = args.across, "rows of a value judged by those of the others"
+            header["ACROSS"] = args.across, "parts, each judged by the others"
         with stream.create(args.output, "errors", schema.PULLS, len(rows), [], header,
                            [s for s in (source, errors_source) if s is not None], cli.record(args, settings),
                            args.overwrite) as out:
@@ -414,18 +416,32 @@ def _left_aside(table, settings, errors_source):
     return use
 
 
+def _whole(across):
+    """The number of parts that --across names; 0 if it names a column."""
+    return int(across) if across and across.isascii() and across.isdigit() else 0
+
+
 def _across(table, settings, source, args):
-    """(calibration on the rows with other values, rows with this value) for each value of a column."""
+    """(calibration on the other parts, rows of this part) for each part of the rows: see --across."""
+    import dataclasses
+
     import numpy as np
 
     from cannonkit import errors
+    from cannonkit.stages import repeats
 
-    values = np.unique(table.part[table.good])
+    n_part, part = _whole(args.across), table.part
+    if n_part:
+        named = (table.star != b"").any()      # without names every row is a star
+        part = np.arange(len(table.star)) % n_part if not named else \
+            np.floor(n_part * repeats.places(table.star, settings.seed))
+    values = np.unique(part[table.good])
     if not 2 <= len(values) <= 100:
-        raise errors.DataError(f"{source.place(args.across)}: {len(values)} different values among the rows that can "
-                               "be judged, expected 2 to 100")
+        raise errors.DataError(f"{source.place('star_id' if n_part else args.across)}: {len(values)} different parts "
+                               "among the rows that can be judged (--across), expected 2 to 100")
+    settings = dataclasses.replace(settings, draws=2)       # nobody asks for the errors of these factors
     for value in values:
-        here = table.part == value
+        here = part == value
         yield _calibrated(table, settings, ~here, source.place("star_id"), args.threads), here
 
 

@@ -184,9 +184,8 @@ def fit(differences, label, x_first, x_second, axes, factor, curve=None, n_sweep
             variance_2 = base_2 * np.exp(2 * (log_global + log_g[n:]))
             total = variance_1 + variance_2 + extra
             z = value / np.sqrt(total)
-            core = stage.core_probability(z, weight, 30) if d.symmetric else np.ones(n)
-            mass = weight * core
             if k < 0:
+                mass = weight * stage.core_probability(z, weight, 30) if d.symmetric else weight
                 # The whole width: what the functions, shrunk to mean 0, leave over.
                 log_global += math.log(max(1e-12, stage.symmetric_width(z, mass)))
                 continue

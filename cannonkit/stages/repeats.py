@@ -100,15 +100,20 @@ def _ranges(start, size):
 
 
 def kept_aside(star_id, fraction, seed=0):
-    """(n,) bool: the stars set aside for validation, about `fraction` of them; by name, so that the choice
-    is the same in every table and every order. All spectra of a star are on one side."""
+    """(n,) bool: the stars set aside for validation, about `fraction` of them; see `places`."""
+    return places(star_id, seed) < fraction if fraction > 0 else np.zeros(len(star_id), bool)
+
+
+def places(star_id, seed=0):
+    """(n,) float64, a random place from 0 to 1 for every star; by name, so that it is the same in every table and
+    every order. All spectra of a star have one place."""
     import hashlib
 
     names = np.char.rstrip(np.asarray(star_id))
-    if not fraction > 0:
-        return np.zeros(len(names), bool)
+    if not len(names):
+        return np.zeros(0)
     unique, inverse = np.unique(names, return_inverse=True)
     salt = f"{seed}:".encode()
     place = np.array([int.from_bytes(hashlib.blake2b(salt + name, digest_size=8).digest(), "big")
                       for name in unique.tolist()], np.float64) / 2.0 ** 64
-    return (place < fraction)[inverse] if len(names) else np.zeros(0, bool)
+    return place[inverse]

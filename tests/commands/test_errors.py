@@ -212,6 +212,11 @@ def test_validate_across_a_column(tmp_path, inside, capfd):
     whole = pulls[pulls["axis"] == b"all"]
     _, size = np.unique(rows["star_id"], return_counts=True)
     assert whole["n_pair"].tolist() == [int(np.sum(size * (size - 1) // 2))] * 2
+    # Parts of the stars by their names: as many pairs, each once.
+    assert inside(*words[:3], "--across", "5", *words[5:], "--labels", "teff", "--error-model", "full", "--quiet") == 0
+    parts, _ = products.read(tmp_path / "pulls.fits")
+    every = parts[parts["axis"] == b"all"]
+    assert every["n_pair"] == whole["n_pair"][0] and np.isfinite(every["full"])
     # By hand: f of the others for each quarter.
     for k, name in ((0, "teff"), (2, "fe_h")):
         pull = []
@@ -230,7 +235,7 @@ def test_validate_across_a_column(tmp_path, inside, capfd):
         below = np.cumsum(weight) - weight / 2
         width = np.interp(0.6826894921 * weight.sum(), below, size)
         assert whole["factor"][[0, 2].index(k)] == pytest.approx(width, rel=1e-9)
-    for column, says in (("snr_survey", "not whole numbers"), ("n_iter", "1 different values"), ("nothing", "nothing")):
+    for column, says in (("snr_survey", "not whole numbers"), ("n_iter", "1 different parts"), ("nothing", "nothing")):
         assert inside("errors", "validate", path, "--across", column, "-o", tmp_path / "x.fits") == 65
         assert says in capfd.readouterr().err
     assert inside("errors", "validate", path, "--across", "visit", "--errors", tmp_path / "e.fits", "-o",
