@@ -338,6 +338,8 @@ class Report:
                                                      "log g and [Fe/H] within these", above=0.0)
     pair_template: str = setting("", "CSV (wavelength,difference) of a template difference, such as nitrogen "
                                  "enhanced by 0.8 dex, to draw with the pairs")
+    pair_lines: str = setting("", "CSV (wavelength,species) of candidate lines for the features of pairs, in the "
+                              "spectra's medium; none given: the line list of cc-mock")
     r_sun: float = setting(8.2, "distance of the Sun from the galactic centre", unit="kpc", above=0.0)
     z_sun: float = setting(0.0208, "height of the Sun above the galactic plane", unit="kpc")
     residual_stars: int = setting(2000, "training stars in the residual spectra, at most", low=1)

@@ -525,14 +525,15 @@ def bars(names, values, texts, x_text, mock):
 
 
 def two_spectra(rows, mock):
-    """Figures A4, A5: rows of [(wavelength, first, second, template or None, text)], one per range of wavelength."""
-    sheet = _Sheet(1.1, mock, 2 * len(rows), 1, hgap=0.2, height_ratios=[1.5, 1] * len(rows))
-    axes = sheet.axes
-    for k, (x, first, second, template, names, text) in enumerate(rows):
-        top, bottom = axes[2 * k, 0], axes[2 * k + 1, 0]
+    """Figures A4, A5: rows of (wavelength, first, second, template or None, names, text, [(species, wavelengths)] of
+    candidate lines, wavelengths of features), one per range of wavelength."""
+    shares = [0.12 * max(len(row[6]), 1) + 0.04 for row in rows]
+    heights = [h for share in shares for h in (1.32, 0.88, share)]
+    sheet = _Sheet(sum(heights) / len(heights), mock, 3 * len(rows), 1, left=0.7, hgap=0.16, height_ratios=heights)
+    for k, (x, first, second, template, names, text, marks, features) in enumerate(rows):
+        top, bottom, below = sheet.axes[3 * k : 3 * k + 3, 0]
         top.plot(x, first, "-", color=BLUE, lw=0.6, label=names[0])
         top.plot(x, second, "-", color=RED, lw=0.6, label=names[1])
-        top.tick_params(labelbottom=False)
         top.set_ylabel("flux")
         top.legend(loc="lower left", ncols=2, borderpad=0.1)
         bottom.plot(x, second - first, "-", color=GREEN, lw=0.6, label=f"{names[1]} minus {names[0]}")
@@ -542,11 +543,19 @@ def two_spectra(rows, mock):
         bottom.set_ylabel("difference")
         _numbers(bottom, text)
         bottom.legend(loc="upper left", ncols=2, borderpad=0.1)
-        for ax, below, above in ((top, 0.25, 0.05), (bottom, 0.35, 0.35)):     # room for legends and numbers
+        for ax, low_share, high_share in ((top, 0.25, 0.05), (bottom, 0.35, 0.35)):     # room for legends and numbers
             lines = np.concatenate([line.get_ydata() for line in ax.get_lines()])
             low, high = np.nanpercentile(lines, [0.2, 99.8])     # spikes of bad pixels run out of the panel
-            ax.set_ylim(low - below * (high - low), high + above * (high - low))
-        for ax in (top, bottom):
+            ax.set_ylim(low - low_share * (high - low), high + high_share * (high - low))
+        for r, (_, places) in enumerate(marks):
+            below.vlines(places, r - 0.35, r + 0.35, color=BLACK, lw=0.5)
+        below.set_yticks(range(len(marks)), [name for name, _ in marks])
+        below.set_ylim(max(len(marks), 1) - 0.4, -0.6)
+        below.tick_params(axis="y", length=0)
+        for ax in (top, bottom, below):
+            for place in features:
+                ax.axvline(place, color="0.85", lw=2.0, zorder=0)
             ax.set_xlim(x[0], x[-1])
+            ax.tick_params(labelbottom=ax is below)
     sheet.below(WAVELENGTH)
     return sheet.figure

@@ -35,6 +35,8 @@ DISTANCES_RECIPE ?= $(HERE)distances_geo.yaml
 CONFIG ?= $(HERE)cannon.yaml
 # Share of the stars with repeats that the errors of X.pulls.fits have not seen; empty: no X.pulls.fits.
 FOLDS ?= 5
+# CSV (wavelength,difference) drawn with the pairs of Figures A4 and A5; a mock has one.
+PAIR_TEMPLATE ?= $(wildcard $(RUN)/mock/nitrogen_template.csv)
 # Options for every command (such as --quiet), and for some.
 OPTIONS ?=
 TRAIN_OPTIONS ?=
@@ -164,6 +166,6 @@ RECIPES := $(if $(filter-out $(HERE)apogee_dr16.yaml $(HERE)galah_dr3.yaml,$(APO
 $(RUN)/report/index.html: $(REPORTED:%=$(RUN)/%.fits) $(CONFIG) $(wildcard $(RUN)/truth.fits \
     $(RUN)/clusters.fits $(RUN)/vmicro/*.model.fits \
     $(RUN)/mock/truth.fits $(RUN)/mock/clusters*.fits)
-	cc-report page $(RUN) -o $(RUN)/report $(RECIPES) $(CC)
+	cc-report page $(RUN) -o $(RUN)/report $(RECIPES) $(if $(PAIR_TEMPLATE),--pair-template $(PAIR_TEMPLATE)) $(CC)
 
 .SECONDARY:

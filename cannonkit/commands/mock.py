@@ -361,6 +361,7 @@ def _tables(folder, plan, settings, args):
     put_table("distances_mock.fits", mock_files.DISTANCES, distances, np.arange(n))
     members, n = mock.cluster_columns(plan.stars, settings)
     put_table("clusters_mock.fits", mock_files.CLUSTERS, members, np.arange(n))
+    put("nitrogen_template.csv", _template())
     header = {"MOCK": (True, "simulated: not an observation"), "GENERATR": mock_files.GENERATOR,
               "MOCKSEED": seed}
     with stream.create(os.path.join(folder, "truth.fits"), "truth", mock.truth_table(),
@@ -368,6 +369,18 @@ def _tables(folder, plan, settings, args):
                        record=cli.record(args, settings)) as out:
         for rows in mock.truth_blocks(plan):
             out.write(rows)
+
+
+def _template():
+    """Bytes of a CSV wavelength,difference: a giant of NGC 104 with nitrogen enhanced by 0.8 dex minus one without."""
+    from cannonkit import recipe
+    from cannonkit.stages import mock_spectra
+
+    stretches = recipe.load_survey(RECIPES["galah"]).spectra.grid.stretches
+    wavelength, difference = mock_spectra.nitrogen_template([(s.start, s.step, s.n_pix) for s in stretches])
+    lines = [f"{w:.3f},{d:.6f}" for w, d in zip(wavelength, difference, strict=True)]
+    about = "# mock: flux of a giant like those of NGC 104 with [N/Fe] = 0.8 minus the same with 0 (air, Angstrom)"
+    return "\n".join([about, "wavelength,difference", *lines, ""]).encode()
 
 
 def _spectra(folder, plan, settings, args, progress):

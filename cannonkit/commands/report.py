@@ -141,7 +141,8 @@ def _data(item, suffix, settings):
     from cannonkit import plots
 
     if suffix == "ecsv":
-        return item.listings[0].ecsv({"caption": item.caption, "command": item.command(_options(settings))}).encode()
+        listing = next((x for x in item.listings if x.name == item.name), item.listings[0])
+        return listing.ecsv({"caption": item.caption, "command": item.command(_options(settings))}).encode()
     about = {"Title": item.title, "Description": _mock(item) + item.caption,
              "Comment": item.command(_options(settings))}
     return plots.save(item.draw(), suffix, settings.dpi, about)

@@ -321,3 +321,29 @@ def galah_block(synthesis, stars, obs, grids, settings, whole=True):
             planes["counts"], planes["with_sky"], planes["sky_sigma"])
         out.append({"start": s, "step": d, "n_pix": k, "clean": clean, **planes})
     return out
+
+
+def nitrogen_template(cameras):
+    """(wavelength, difference) of a giant like those of NGC 104 with [N/Fe] = 0.8 minus the same with 0, noiseless.
+
+    cameras: (start, step, n_pix) of each camera's grid, air, Angstrom.
+    """
+    stars = np.zeros(2, mock_stars.STAR)
+    stars["logg"], stars["fe_h"], stars["alpha_fe"], stars["v_macro"] = 2.2, -0.76, 0.25, 4.5
+    stars["teff"] = mock_stars.giant_teff(stars["logg"], stars["fe_h"])
+    stars["vmicro"] = mock_stars.micro_turbulence(stars["teff"], stars["logg"])
+    stars["n_fe"] = 0.8, 0.0
+    synthesis = Synthesis(wanted=(1, 2, 3, 4))
+    atmospheres = synthesis.atmospheres(stars)
+    instrument = tuple(np.ascontiguousarray(a) for a in (np.full(2, GALAH_SIGMA), np.full(2, GALAH_SIGMA),
+                                                         stars["v_rotation"], stars["v_macro"], np.zeros(2)))
+    wave, difference = [], []
+    for c, (start, step, n_pix) in enumerate(cameras):
+        air = start + step * np.arange(n_pix)
+        vacuum = wavelengths.air_to_vacuum(air[[0, -1]])
+        flux = np.empty((2, n_pix))
+        grid = (np.full(2, vacuum[0]), np.full(2, (vacuum[1] - vacuum[0]) / (n_pix - 1)), True, np.full(2, n_pix))
+        synthesis.observer(stars, c + 1, atmospheres)(np.arange(2), grid, instrument, flux)
+        wave.append(air)
+        difference.append(flux[0] - flux[1])
+    return np.concatenate(wave), np.concatenate(difference)

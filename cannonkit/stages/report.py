@@ -333,3 +333,25 @@ def mean_and_error(values):
     if len(values) < 2:
         return math.nan, math.nan
     return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def features(x, difference, error, width, apart, most):
+    """The `most` strongest features of a difference of two spectra: [(x, difference, significance)], strongest first.
+
+    difference, error (n,) at x (n,), NaN where there is none; a feature is the mean of `width` neighbouring pixels
+    (all of them there), its significance that mean over its error; features are at least `apart` from each other.
+    """
+    good = np.isfinite(difference) & np.isfinite(error)
+    box = np.ones(width)
+    n = np.convolve(good, box, "same")
+    mean = np.convolve(np.where(good, difference, 0.0), box, "same") / width
+    sigma = np.sqrt(np.convolve(np.where(good, error, 0.0) ** 2, box, "same")) / width
+    with np.errstate(invalid="ignore", divide="ignore"):
+        size = np.where((n == width) & (sigma > 0), np.abs(mean) / sigma, 0.0)
+    out = []
+    for k in np.argsort(-size, kind="stable"):
+        if size[k] <= 0 or len(out) == most:
+            break
+        if all(abs(x[k] - found[0]) >= apart for found in out):
+            out.append((float(x[k]), float(mean[k]), float(mean[k] / sigma[k])))
+    return out

@@ -52,7 +52,7 @@ def apstar_path(mock, row):
 def test_the_tree_is_the_one_that_pipeline_mk_reads(mock):
     found = {p.relative_to(mock).as_posix() for p in mock.iterdir()}
     assert found == {"apogee", "galah", "gaia_edr3_mock.fits", "distances_mock.fits", "clusters_mock.fits",
-                     "truth.fits"}
+                     "truth.fits", "nitrogen_template.csv"}
     assert sorted(p.name for p in (mock / "galah").iterdir()) == [
         "GALAH_DR3_main_allspec_mock.fits", "GALAH_DR3_main_allstar_mock.fits", "spectra"]
     assert not [p for p in mock.parent.iterdir() if p.name != "mock"]        # no temporary directory is left

@@ -460,6 +460,13 @@ def test_a_template_difference_is_drawn_with_the_pairs_and_a_bad_one_named(made,
     assert report.main(["pairs", str(made[0]), "-o", str(plain), "--quiet"]) == 0
     assert report.main(["pairs", str(made[0]), "-o", str(lined), "--quiet", "--pair-template", str(template)]) == 0
     assert plain.read_bytes() != lined.read_bytes()
+    template.write_text("# of a mock\nwavelength,difference\n4000,0.0\n9000,0.01\n")
+    assert report.main(["pairs", str(made[0]), "-o", str(lined), "--overwrite", "--quiet", "--pair-template",
+                        str(template)]) == 0
+    lines, listed = tmp_path / "lines.csv", tmp_path / "pairs-1.ecsv"
+    lines.write_text("wavelength,species\n" + "".join(f"{w:.1f},Xx I\n" for w in np.arange(4000.0, 9000.0, 0.3)))
+    assert report.main(["pairs", str(made[0]), "-o", str(listed), "--quiet", "--pair-lines", str(lines)]) == 0
+    assert set(np.char.partition(np.array(table(listed)["candidates"], str), " ")[:, 0]) == {"Xx"}
     template.write_text("wavelength\n4000\n")
     assert report.main(["pairs", str(made[0]), "-o", str(tmp_path / "c.png"), "--pair-template", str(template)]) == 65
     assert "n08.csv" in capfd.readouterr().err
@@ -480,6 +487,13 @@ def test_what_to_be_careful_with_says_what_is_beyond_its_limit_and_nothing_else(
     assert len(said) == len(wanted) > 0
     assert sorted(row["where"].lower() for row in said) == sorted(name for name, _ in wanted)
     assert all(str(row["number"]).strip() for row in careful if str(row["limit"]).strip())
+    # the worst first, by kind and within a kind
+    kinds = table(folder / "tables" / "careful-kinds.ecsv")
+    assert np.all(np.diff(kinds["times"]) <= 0) and kinds["count"].sum() == len(careful)
+    assert list(dict.fromkeys(careful["finding"])) == list(kinds["finding"])
+    for kind in kinds:
+        own = careful[careful["finding"] == kind["finding"]]
+        assert np.all(np.diff(own["times"]) <= 0) and own["times"][0] == kind["times"] and len(own) == kind["count"]
 
 
 def test_examples_of_the_help_run_as_printed(made, tmp_path, monkeypatch):

@@ -396,6 +396,15 @@ def test_truth_holds_the_scales_and_what_was_planted(many):
 
 CN_BEGINS = 7866.0      # Angstrom, air: the head of CN (2,0) in the mock
 
+def test_nitrogen_deepens_cn_and_nothing_else():
+    wave, difference = mock_spectra.nitrogen_template(
+        [(4715.94, 0.046, 3915), (5650.06, 0.055, 3968), (6480.52, 0.064, 3960), (7693.5, 0.074, 2461)])
+    assert wave.size == difference.size == 14304
+    infrared, cn = wave > 7693.0, wave > CN_BEGINS
+    assert difference[cn].min() < -0.05 and np.abs(difference[infrared & ~cn]).max() < 0.003
+    assert difference.max() < 0.01
+
+
 @pytest.fixture(scope="module")
 def tucanae():
     """A quadratic Cannon of giants like NGC 104's, by plain least squares, and labels of both generations by it.

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from cannonkit.stages import report
+from cannonkit.stages import line_candidates, report
 
 
 def percentile(values, level):
@@ -185,6 +185,34 @@ def test_pairs_are_alike_in_labels_and_differ_in_offset(rng):
     for a, b in found:
         assert (np.abs(labels[a] - labels[b]) <= width).all() and offset[b] > abs(offset[a])
     assert report.alike_pairs(labels, width * 0, offset, 3) == []
+
+
+def test_features_are_the_strongest_and_apart(rng):
+    x = np.arange(200) * 0.1
+    error = np.full(200, 0.01)
+    difference = error * rng.standard_normal(200)
+    difference[48:53] -= 0.2
+    difference[100:105] += 0.1
+    difference[150] = np.nan
+    found = report.features(x, difference, error, 5, 1.0, 2)
+    assert [round(f[0], 1) for f in found] == [5.0, 10.2]
+    assert found[0][1] == pytest.approx(difference[48:53].mean()) and found[1][1] == pytest.approx(
+        difference[100:105].mean())
+    assert found[0][2] == pytest.approx(difference[48:53].mean() / (0.01 / np.sqrt(5)))
+    many = report.features(x, difference, error, 5, 1.0, 100)
+    places = np.sort([f[0] for f in many])
+    assert np.all(np.diff(places) >= 1.0 - 1e-9) and not np.any(np.abs(places - 15.0) < 0.15)
+
+
+def test_candidate_lines_are_the_strong_ones_of_a_giant():
+    lines = line_candidates.of_star(7694.0, 7876.0, "air", 4700.0, 2.2, -0.7)
+    assert np.all(np.diff(lines["wavelength"]) > 0) and 7690 < lines["wavelength"].min()
+    (potassium,) = line_candidates.near(lines, 7698.97, 0.1)
+    assert potassium["species"] == b"K I" and potassium["strength"] == lines["strength"].max()
+    assert line_candidates.near(lines, 7748.27, 0.2)["species"][0] == b"Fe I"
+    cn = lines[lines["species"] == b"CN"]
+    assert cn["wavelength"].min() > 7860 and len(cn) > 10
+    assert len(line_candidates.near(lines, 7765.0, 0.3)) == 0
 
 
 def test_mean_and_error():
