@@ -107,6 +107,18 @@ def test_a_kept_kernel_needs_no_compiler(package, filled, start):
     assert done.out.decode().splitlines()[-1] == "[]", done
 
 
+def test_a_kept_kernel_is_taken_into_a_new_one(play, own):
+    """Its bitcode, which is not parsed for calling it, is there when a kernel that calls it is compiled."""
+    base, directory = own
+    for path in directory.glob("outer-*/*"):
+        path.unlink()
+    kept = {path: path.stat().st_mtime_ns for path in directory.glob("inner-*/*")}
+    assert len(kept) == 2
+    value, hit, _, lines = play(NUMBA_CACHE_DIR=base)
+    assert (value, hit, lines) == (10, False, [])
+    assert kept == {path: path.stat().st_mtime_ns for path in directory.glob("inner-*/*")}
+
+
 def test_products_do_not_load_all_of_scipy(start):
     """Numba finds SciPy's BLAS module by its name, and the package can still be imported after it."""
     code = ("import sys, numpy as np; from numba import njit; from cannonkit.kernels import blas\n"

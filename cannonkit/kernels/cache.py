@@ -15,6 +15,7 @@ it gives stale results when a function changes that a kernel in another file cal
 
 Each trouble is one RuntimeWarning, at most one in a process, and never an error.
 """
+import functools
 import glob
 import hashlib
 import io
@@ -28,6 +29,7 @@ import warnings
 import llvmlite
 import numba
 import numpy as np
+from llvmlite import binding
 from numba.core import caching, dispatcher, environment
 from numba.core.runtime import rtsys
 
@@ -244,6 +246,31 @@ def _environment(module, constants, name):
 
 class _Implementation(caching.CompileResultCacheImpl):
     _locator_classes = [_Locator]
+
+    def rebuild(self, target_context, payload):
+        """A kept kernel. What other kernels take in of it, bitcode, is parsed when one is compiled that does: few ever
+        are, and parsing takes four times as long as all else here."""
+        (name, kind, (code, bitcode)), function, *rest = payload
+        # The names that Numba looks up in the machine code; it knows them from the bitcode.
+        target_context.codegen()._engine._defined_symbols |= {function.llvm_func_name,
+                                                              function.llvm_cpython_wrapper_name}
+        result = super().rebuild(target_context, ((name, kind, (code, _no_bitcode())), function, *rest))
+        library = result.library
+        library._shared_module = None
+        library._get_module_for_linking = functools.partial(_module_for_linking, library, bitcode)
+        return result
+
+
+@functools.cache
+def _no_bitcode():
+    return binding.parse_assembly("").as_bitcode()
+
+
+def _module_for_linking(library, bitcode):
+    if library._shared_module is None:
+        library._shared_module = binding.parse_bitcode(bitcode)
+        library.codegen._engine._load_defined_symbols(library._shared_module)
+    return library._shared_module
 
 
 class _GuardedCache(caching.FunctionCache):

@@ -102,9 +102,14 @@ class Block(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Memory of a block: the residuals (n, n_star), results (n, n_term) and (n, n_sum), and, flat, what is cut to the
-    size of a tile and a product: three in float64 and one in float32, and the product of a tile in both."""
+    """Memory of a thread for its blocks, one after the other: new memory for each costs a third of the fit.
 
+    flux, ivar, residual (n, n_star), results (n, n_term) and (n, n_sum), and, flat, what is cut to the size of a tile
+    and a product: three in float64 and one in float32, and the product of a tile in both.
+    """
+
+    flux: np.ndarray
+    ivar: np.ndarray
     residual: np.ndarray
     small: np.ndarray
     gradient: np.ndarray
@@ -118,19 +123,32 @@ class Work(NamedTuple):
     part_single: np.ndarray
 
 
-@njit(cache=True)
-def _new_block(flux, ivar, n_good, n_term):
-    n = flux.shape[0]
-    return Block(flux, ivar, n_good, np.zeros(n, np.int64), np.zeros((n, n_term)), np.zeros(n), np.zeros(n, np.int32),
-                 np.zeros(n), np.empty((n, n_term, n_term)), np.empty((n, n_term)), np.zeros(n, np.int64))
+class Shares(NamedTuple):
+    """Memory of a thread for folds: normal matrix and right-hand side of each share, (n_share, n, n_sum) and (n_share,
+    n, n_term), V'W^2 V as the first or (0, n, n_sum) if it is not needed, and ivar (n, n_star)."""
+
+    sums: np.ndarray
+    right: np.ndarray
+    squares: np.ndarray
+    ivar: np.ndarray
 
 
-@njit(cache=True)
-def _new_work(n, n_star, n_term, n_sum):
-    tile = n * min(TILE, n_star)
-    return Work(np.empty((n, n_star)), np.empty((n, n_term)), np.empty((n, n_term)), np.empty((n, n_term)),
-                np.empty((n, n_sum)), np.empty(tile), np.empty(tile), np.empty(tile), np.empty(tile, np.float32),
-                np.empty(n * n_sum), np.empty(n * n_sum, np.float32))
+def new_work(basis):
+    """A Work for N_BLOCK pixels."""
+    (n_star, n_term), n_sum = basis.design.shape, basis.products.shape[1]
+    n, tile = N_BLOCK, N_BLOCK * min(TILE, n_star)
+    return Work(np.empty((n, n_star), np.float32), np.empty((n, n_star), np.float32), np.empty((n, n_star)),
+                np.empty((n, n_term)), np.empty((n, n_term)), np.empty((n, n_term)), np.empty((n, n_sum)),
+                np.empty(tile), np.empty(tile), np.empty(tile), np.empty(tile, np.float32), np.empty(n * n_sum),
+                np.empty(n * n_sum, np.float32))
+
+
+def new_shares(rule, basis, rules, n_share):
+    """A Shares for N_BLOCK pixels; penalised coefficients need no shares of the sums."""
+    (n_star, n_term), n_sum = basis.design.shape, basis.products.shape[1]
+    plain = n_share if rules.penalty.shape[0] == 0 else 0
+    return Shares(np.empty((plain, N_BLOCK, n_sum)), np.empty((plain, N_BLOCK, n_term)),
+                  np.empty((plain if rule == REML else 0, N_BLOCK, n_sum)), np.empty((N_BLOCK, n_star), np.float32))
 
 
 @njit(cache=True, error_model="numpy")
@@ -156,18 +174,25 @@ def _transpose(source, target):
 
 
 @njit(cache=True)
-def _load(flux, ivar, order, ivar_scale, first, stop):
-    """(flux, ivar, good stars) of pixels, transposed to (pixel, star), by 16 stars, which fill lines of the cache."""
-    n_star, n = order.shape[0], stop - first
-    out_flux, out_ivar = np.empty((n, n_star), np.float32), np.empty((n, n_star), np.float32)
-    some_flux, some_ivar = np.empty((16, n), np.float32), np.empty((16, n), np.float32)
-    n_good = np.zeros(n, np.int64)
-    for low in range(0, n_star, 16):
+def _load(flux, ivar, order, ivar_scale, first, stop, out_flux, out_ivar, n_good):
+    """Pixels of all stars, transposed to (pixel, star), by 16 stars, which fill lines of the cache. Adds to n_good."""
+    some_flux, some_ivar = np.empty((16, stop - first), np.float32), np.empty((16, stop - first), np.float32)
+    for low in range(0, order.shape[0], 16):
         stars = order[low:low + 16]
         _read_stars(flux, ivar, stars, ivar_scale, first, stop, some_flux, some_ivar, n_good)
         _transpose(some_flux, out_flux[:, low:low + stars.size])
         _transpose(some_ivar, out_ivar[:, low:low + stars.size])
-    return out_flux, out_ivar, n_good
+
+
+@njit(cache=True)
+def _new_block(flux, ivar, order, ivar_scale, first, stop, n_term, work):
+    """The pixels [first, stop), with their data in `work`."""
+    n = stop - first
+    block = Block(work.flux[:n], work.ivar[:n], np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros((n, n_term)),
+                  np.zeros(n), np.zeros(n, np.int32), np.zeros(n), np.empty((n, n_term, n_term)),
+                  np.empty((n, n_term)), np.zeros(n, np.int64))
+    _load(flux, ivar, order, ivar_scale, first, stop, block.flux, block.ivar, block.n_good)
+    return block
 
 
 # A tile is the stars [lo, hi); row a of what is filled is pixel todo[a]. Loops over the pixels stand inside of these
@@ -894,7 +919,8 @@ def _settle(rule, block):
 
 
 @njit(cache=True, nogil=True)
-def fit_block(rule, flux, ivar, ivar_scale, order, basis, rules, s2_given, first, stop, theta, s2, status, n_good):
+def fit_block(rule, flux, ivar, ivar_scale, order, basis, rules, s2_given, first, stop, theta, s2, status, n_good,
+              work):
     """Fit the pixels [first, stop) over all stars, N_BLOCK of them at most.
 
     rule        ML, REML, MEDIAN, NONE or FIXED
@@ -906,13 +932,12 @@ def fit_block(rule, flux, ivar, ivar_scale, order, basis, rules, s2_given, first
     theta       (n_pix, n_term)  float64, output, only these pixels
     s2          (n_pix,)         float64, output; infinite where the pixel cannot be used
     status, n_good  (n_pix,) int32 and int64, output
+    work        a Work that no other thread uses
     Releases the interpreter: blocks are spread over threads by the caller (stages/train.py), because a prange
     would compile all this twice and could not show progress.
     """
-    n_star, n_term = basis.design.shape
     n = stop - first
-    block = _new_block(*_load(flux, ivar, order, ivar_scale, first, stop), n_term)
-    work = _new_work(n, n_star, n_term, basis.products.shape[1])
+    block = _new_block(flux, ivar, order, ivar_scale, first, stop, basis.design.shape[1], work)
     todo = np.empty(n, np.int64)
     chosen = todo[:_choose_usable(rule, block, rules, first, s2_given, todo)]
     if chosen.size > 0:
@@ -943,17 +968,14 @@ def _held_out(ivar, residual, s2, first, stop):
 
 
 @njit(cache=True)
-def _fold_shares(block, basis, fold_start, work, fold_sums, fold_right, fold_squares):
-    """Each share of the normal equations at the present s2: (n_share, n, n_sum) and (n_share, n, n_term).
-
-    fold_squares gets the shares of V'W^2 V; (0, n, n_sum) if they are not needed.
-    """
+def _fill_shares(block, basis, fold_start, work, shares):
+    """Each share of the normal equations at the present s2."""
     every = np.arange(block.s2.shape[0])
     for k in range(fold_start.shape[0] - 1):
         lo, hi = fold_start[k], fold_start[k + 1]
-        _normal_equations(block, basis, every, lo, hi, work, fold_sums[k], fold_right[k])
-        if fold_squares.shape[0] > 0:
-            _weight_sums(block, basis, every, 2, lo, hi, work, fold_squares[k])
+        _normal_equations(block, basis, every, lo, hi, work, shares.sums[k], shares.right[k])
+        if shares.squares.shape[0] > 0:
+            _weight_sums(block, basis, every, 2, lo, hi, work, shares.squares[k])
 
 
 @njit(cache=True)
@@ -970,7 +992,7 @@ def _median_without(ivar, residual, first, stop):
 
 @njit(cache=True, nogil=True)
 def fit_block_folds(rule, flux, ivar, ivar_scale, order, fold_start, basis, rules, full_s2, first, stop, fold_theta,
-                    fold_s2, fold_status, likelihood, n_likelihood):
+                    fold_s2, fold_status, likelihood, n_likelihood, work, shares):
     """Fit the pixels [first, stop) without each fold in turn, starting from the full fit's s2. At most N_BLOCK of them.
 
     As fit_block, but with the rows of the basis sorted by fold (order, products and design alike), and
@@ -980,35 +1002,33 @@ def fit_block_folds(rule, flux, ivar, ivar_scale, order, fold_start, basis, rule
     fold_theta  (n_fold, n_pix, n_term), fold_s2 (n_fold, n_pix) float64, fold_status (n_fold, n_pix) int32: output
     likelihood, n_likelihood  (n_pix,) float64 and int64, added to: minus twice the log-likelihood of the held-out
     stars less n ln 2 pi, and their number; nothing is done if they have no elements
+    work, shares  a Work and a Shares that no other thread uses
     """
     n_star, n_term = basis.design.shape
     n_sum = basis.products.shape[1]
     n_share = fold_start.shape[0] - 1
     n = stop - first
     plain = rules.penalty.shape[0] == 0
-    block = _new_block(*_load(flux, ivar, order, ivar_scale, first, stop), n_term)
-    work = _new_work(n, n_star, n_term, n_sum)
+    block = _new_block(flux, ivar, order, ivar_scale, first, stop, n_term, work)
     todo = np.empty(n, np.int64)
     start = np.zeros(n)
-    fold_sums = np.zeros((n_share if plain else 0, n, n_sum))
-    fold_right = np.zeros((n_share if plain else 0, n, n_term))
     all_sums = np.zeros((n, n_sum))
     all_right = np.zeros((n, n_term))
-    fold_squares = np.zeros((n_share if plain and rule == REML else 0, n, n_sum))
     all_squares = np.zeros((n, n_sum))
     memory = np.empty((n, 5))
-    full_ivar = block.ivar.copy()
+    full_ivar = shares.ivar
+    copy_matrix(block.ivar, full_ivar)
     for p in range(n):
         if rule != MEDIAN and np.isfinite(full_s2[first + p]):
             start[p] = full_s2[first + p]
     copy_vector(start, block.s2)
     if plain:
-        _fold_shares(block, basis, fold_start, work, fold_sums, fold_right, fold_squares)
+        _fill_shares(block, basis, fold_start, work, shares)
         for k in range(n_share):
-            _add(fold_sums[k], all_sums)
-            _add(fold_right[k], all_right)
+            _add(shares.sums[k, :n], all_sums)
+            _add(shares.right[k, :n], all_right)
             if rule == REML:
-                _add(fold_squares[k], all_squares)
+                _add(shares.squares[k, :n], all_squares)
     n_good = block.n_good.copy()
     for k in range(fold_theta.shape[0]):
         lo, hi = fold_start[k], fold_start[k + 1]
@@ -1026,15 +1046,15 @@ def fit_block_folds(rule, flux, ivar, ivar_scale, order, fold_start, basis, rule
             if plain:
                 for a in range(chosen.size):
                     p = chosen[a]
-                    _subtract(all_sums[p], fold_sums[k, p], work.sums[a])
-                    _subtract(all_right[p], fold_right[k, p], work.right[a])
+                    _subtract(all_sums[p], shares.sums[k, p], work.sums[a])
+                    _subtract(all_right[p], shares.right[k, p], work.right[a])
             else:
                 _normal_equations(block, basis, chosen, 0, n_star, work, work.sums, work.right)
             _solve_exact(block, basis, rules, first, chosen, work)
             if rule == REML:
                 if plain:
                     for a in range(chosen.size):
-                        _subtract(all_squares[chosen[a]], fold_squares[k, chosen[a]], work.sums[a])
+                        _subtract(all_squares[chosen[a]], shares.squares[k, chosen[a]], work.sums[a])
                 else:
                     _weight_sums(block, basis, chosen, 2, 0, n_star, work, work.sums)
                 _trace_ratios(block, basis, chosen, work)
@@ -1052,7 +1072,7 @@ def fit_block_folds(rule, flux, ivar, ivar_scale, order, fold_start, basis, rule
                     value, count = _held_out(full_ivar[p], work.residual[a], block.s2[p], lo, hi)
                     likelihood[first + p] += value
                     n_likelihood[first + p] += count
-        copy_matrix(full_ivar[:, lo:hi], block.ivar[:, lo:hi])
+        copy_matrix(full_ivar[:n, lo:hi], block.ivar[:, lo:hi])
         _settle(rule, block)
         copy_matrix(block.theta, fold_theta[k, first:stop])
         copy_vector(block.s2, fold_s2[k, first:stop])

@@ -3,6 +3,7 @@
 `train` checks the labels, builds the terms, fits every pixel (kernels/train.py), infers every star by a model
 that has not seen it, and returns the Model with a list of messages for the user.
 """
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -91,9 +92,9 @@ class Problem:
         status, n_good = np.empty(n_pix, np.int32), np.empty(n_pix, np.int64)
         order = np.arange(len(self.design))
         basis, rules = self._basis(order), self._rules()
-        _over_pixels(n_pix, kernel.N_BLOCK, advance, lambda first, stop: kernel.fit_block(
+        _over_pixels(n_pix, advance, lambda: (kernel.new_work(basis),), lambda first, stop, work: kernel.fit_block(
             self.rule, self.flux, self.ivar, self.ivar_scale, order, basis, rules, self.s2_given, first, stop, theta,
-            s2, status, n_good))
+            s2, status, n_good, work))
         return theta, s2, status, n_good
 
     def fit_folds(self, fold, numbers, full_s2, likelihood=False, advance=None):
@@ -112,9 +113,10 @@ class Problem:
         s2, status = np.empty((len(numbers), n_pix)), np.empty((len(numbers), n_pix), np.int32)
         values, counts = np.zeros(n_pix if likelihood else 0), np.zeros(n_pix if likelihood else 0, np.int64)
         basis, rules = self._basis(order), self._rules()
-        _over_pixels(n_pix, kernel.N_BLOCK, advance, lambda first, stop: kernel.fit_block_folds(
+        _over_pixels(n_pix, advance, lambda: (kernel.new_work(basis), kernel.new_shares(
+            self.rule, basis, rules, len(start) - 1)), lambda first, stop, *own: kernel.fit_block_folds(
             self.rule, self.flux, self.ivar, self.ivar_scale, order, start, basis, rules, full_s2, first, stop, theta,
-            s2, status, values, counts))
+            s2, status, values, counts, *own))
         return theta, s2, status, values, counts
 
     def with_penalty(self, l1, bounds):
@@ -128,12 +130,20 @@ class Problem:
         return replace(self, penalty=penalty, low=low, high=high)
 
 
-def _over_pixels(n_pix, size, advance, work):
-    """work(first, stop) for every `size` pixels, spread over numba's number of threads; advance(n) after each."""
-    edges = [(first, min(first + size, n_pix)) for first in range(0, n_pix, size)]
+def _over_pixels(n_pix, advance, memory, work):
+    """work(first, stop, *memory()) for every block of pixels, spread over numba's number of threads, each with memory
+    of its own; advance(n) after each."""
+    edges = [(first, min(first + kernel.N_BLOCK, n_pix)) for first in range(0, n_pix, kernel.N_BLOCK)]
+    own = threading.local()
+
+    def run(first, stop):
+        if not hasattr(own, "memory"):
+            own.memory = memory()
+        work(first, stop, *own.memory)
+
     pool = ThreadPoolExecutor(numba.get_num_threads())
     try:
-        for (first, stop), done in [(edge, pool.submit(work, *edge)) for edge in edges]:
+        for (first, stop), done in [(edge, pool.submit(run, *edge)) for edge in edges]:
             done.result()
             if advance is not None:
                 advance(stop - first)
