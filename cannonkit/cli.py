@@ -165,13 +165,14 @@ def add_stream_options(parser, metavar="INPUT", chunk=4096, help=None, many=Fals
 def add_shard_options(parser):
     """--shard I/N (args.shard: (I, N) or None), --resume (args.resume) and --verify (args.verify).
 
-    In a Slurm array job the default is the task's own share. With a shard, an output that is a
-    directory (or ends with /) becomes part-IIIII-of-NNNNN.fits in it.
+    In a Slurm array job the default is the task's own share, but of standard input all rows. With a shard, an
+    output that is a directory (or ends with /) becomes part-IIIII-of-NNNNN.fits in it.
     """
     group = parser.add_argument_group("shards")
     group.add_argument("--shard", type=_shard, metavar="I/N", default=None,
                        help="do only the I-th (from 0) of N equal shares of the rows; in a Slurm array "
-                       "job the default is this task's share. An output directory gets part-I-of-N.fits")
+                       "job the default is this task's share (of a pipe: all of it). An output directory gets "
+                       "part-I-of-N.fits")
     group.add_argument("--resume", action="store_true",
                        help="do nothing if FILE is there, whole, and made from the same inputs and settings")
     add_verify(group)
@@ -591,7 +592,7 @@ def _run(parser, run, args, argv, own):
         return 0
     if "shard" in args.__dict__:
         if args.shard is None:
-            args.shard = _slurm_shard() if own else None
+            args.shard = _slurm_shard() if own and getattr(args, "input", None) != "-" else None
         if args.shard is not None:
             parts = [_part_of(path, args.shard) for path in _outputs(args)]
             args.output = parts if isinstance(args.output, list) else parts[0]

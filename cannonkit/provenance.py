@@ -12,6 +12,7 @@ import time
 import cannonkit
 from cannonkit import fits
 
+ROW_FOR_ROW = ("cc-resample", "cc-infer", "cc-flag", "cc-errors")     # their first input is the one with the rows
 _MARK = "CK1 "
 _PIECE = 68
 
@@ -30,10 +31,14 @@ def chain(record, sources):
     """Records for an output: the new one first, then those of its sources, each once.
 
     record: dict with command, arguments, settings (from `cli.record`), or None for an unnamed maker.
+    Parts of one run have the records of the first: a thousand times those would fill the headers of all that follows.
     """
-    inputs, upstream = [], {}
+    inputs, upstream, runs = [], {}, {}
     for source in sources:
         known = from_header(source.header)
+        shard, run = run_of(known)
+        if shard is not None:
+            known = runs.setdefault(run, known)
         inputs.append({"name": os.path.basename(source.name), "product": kind(source.product, source.header),
                        "datasum": source.datasums(), "record": known[0]["id"] if known else None})
         upstream.update((r["id"], r) for r in known)
@@ -67,6 +72,29 @@ def from_header(header):
     return records
 
 
+def run_of(records):
+    """(shard, run) of a file with these records: [I, N] or None, and a text that all parts of the run share.
+
+    A part that came by a pipe is one of the run of the first command in the pipe that was given a shard.
+    """
+    by_id, steps = {r["id"]: r for r in records}, []
+    step = records[0] if records else None
+    while step is not None and step not in steps:
+        steps.append(step)
+        first = (step.get("inputs") or [{}])[0]
+        piped = not step.get("shard") and step.get("command") in ROW_FOR_ROW
+        step = by_id.get(first.get("record")) if piped else None
+    shard = steps[-1].get("shard") if steps else None
+    steps = steps if shard else steps[:1]
+    run = []
+    for k, step in enumerate(steps):
+        inputs = [i.get("datasum") or i.get("name") for i in step.get("inputs", ())]
+        run += [{n: v for n, v in step.items() if n not in ("id", "arguments", "shard", "inputs")},
+                inputs if k == len(steps) - 1 else inputs[1:]]
+    good = isinstance(shard, list) and len(shard) == 2 and all(isinstance(x, int) for x in shard)
+    return (shard if good else None), json.dumps(run, sort_keys=True, default=str)
+
+
 def models_of(header):
     """DATASUMs, {extension: sum}, of the models behind labels: those that the runs of cc-infer in a header read."""
     return [source.get("datasum") for record in from_header(header) if record.get("command") == "cc-infer"
@@ -87,8 +115,14 @@ def tree(records):
     def show(record, depth, seen):
         indent = "  " * depth
         lines.append(f"{indent}{record.get('command', '?')} {record.get('version', '')}".rstrip())
-        for source in record.get("inputs", ()):
-            lines.append(f"{indent}  <- {source.get('name')} ({source.get('product') or 'foreign'})")
+        inputs = list(record.get("inputs", ()))
+        while inputs:
+            source, n = inputs.pop(0), 0
+            while source.get("record") and inputs and inputs[0].get("record") == source["record"]:
+                inputs.pop(0)           # another part of the same run
+                n += 1
+            more = f" and {n} more parts" if n else ""
+            lines.append(f"{indent}  <- {source.get('name')}{more} ({source.get('product') or 'foreign'})")
             parent = by_id.get(source.get("record"))
             if parent is not None and parent["id"] not in seen:
                 show(parent, depth + 2, seen | {parent["id"]})

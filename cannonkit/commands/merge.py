@@ -125,17 +125,11 @@ def _part(path):
     from cannonkit.stages import merge
 
     with stream.open_source(path, verify=True) as source:
-        records = provenance.from_header(source.header)
-        newest = records[0] if records else {}
-        shard = newest.get("shard")
-        inputs = [i.get("datasum") or i.get("name") for i in newest.get("inputs", ())]
-        run = {k: v for k, v in newest.items() if k not in ("id", "arguments", "shard", "inputs")}
+        shard, run = provenance.run_of(provenance.from_header(source.header))
         sums = source.datasums()
         columns = [(c.name, c.dtype, c.shape, c.unit, c.null) for c in source.table.columns]
-        good = source.product is not None and isinstance(shard, list) and len(shard) == 2 \
-            and all(isinstance(x, int) for x in shard)
-        part = merge.Part(str(path), tuple(shard) if good else None,
-                          json.dumps([run, inputs], sort_keys=True, default=str),
+        good = source.product is not None and shard is not None
+        part = merge.Part(str(path), tuple(shard) if good else None, run,
                           json.dumps([source.product, source.table.name, columns], default=str),
                           tuple((name, sums.get(name)) for name in source.extensions), source.n_row)
     return source, part

@@ -875,6 +875,30 @@ def test_text(world, play, judge):
 # --- the same bytes ---------------------------------------------------------------------------------
 
 
+def test_parts_through_pipes(world, tools, tool, play, judge):
+    """Array tasks that pipe cc-resample into cc-infer: the share is cut once, and cc-merge joins the parts."""
+    verdict = judge(24)
+    for k in range(3):
+        task = {"ID": k, "COUNT": 3, "MIN": 0, "MAX": 2}
+        env = {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in task.items()}
+        out = play(*tool("resample", world["stars"]), "-o", "-", env=env)
+        verdict.done(f"resample, task {k}", out)
+        (play.folder / "s.fits").write_bytes(out.out)
+        answer = play(*tool("infer", "-"), "-o", f"l{k}.fits", stdin=play.folder / "s.fits", env=env)
+        verdict.done(f"infer, task {k}", answer)
+    parts = [f"l{k}.fits" for k in range(3)]
+    before = play.files()
+    verdict.refused("a part is missing", play("merge", "shards", *parts[1:], "-o", "x.fits"), 65, ["part-00000"],
+                    play, before)
+    answer = play("merge", "shards", *parts, "-o", "b.fits")
+    problem = None if answer.code == 0 and sums(play.folder / "b.fits") == sums(world["labels"]) else "other bytes"
+    verdict.done("merge", answer, problem)
+    tree = play("check", "--tree", "b.fits").out.decode()
+    verdict.check("one branch for all parts", "<- l0.fits and 2 more parts (labels)" in tree
+                  and tree.count("cc-infer") == 1, tree)
+    verdict.refused("merged is no part", play("merge", "shards", "b.fits", "-o", "x.fits"), 65, ["no part"])
+
+
 @pytest.mark.parametrize("name", ["resample", "infer", "flag", "apply", "train", "calibrate"])
 def test_same_bytes(world, tools, tool, play, judge, many, command, name):
     """Threads, chunks, shards, pipe or file: the DATASUM of every extension is the same."""
