@@ -92,6 +92,20 @@ class Run:
         return run
 
     @classmethod
+    def of_directories(cls, roots):
+        """The files of several run directories, to be compared: names are `acgs (demo)`, with the directory's."""
+        run = cls()
+        for number, root in enumerate(roots, 1):
+            own, name = cls.of_directory(root), os.path.basename(os.path.abspath(root))
+            if name in [os.path.basename(os.path.abspath(other)) for other in roots[:number - 1]]:
+                name = f"{name} {number}"
+            for kind, files in own.files.items():
+                run.files[kind].update({f"{key} ({name})": f._replace(name=f"{key} ({name})")
+                                        for key, f in files.items()})
+            run.unusable += [(os.path.join(name, path), reason) for path, reason in own.unusable]
+        return run
+
+    @classmethod
     def of_files(cls, paths):
         """Files given by name, told apart by what they hold. DataError for one that a report cannot use."""
         run = cls()

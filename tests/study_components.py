@@ -4,9 +4,11 @@
     python tests/study_components.py miles build/real [K,K,...]      miles_spectra.fits, miles_stars.fits of `make real`
 
 Scatter is half the 16-84 range of inferred minus reference, the pull width the same of that over the formal error (for
-MILES: over the formal error alone, as no label errors are published). Mock: stars that no model was trained on, of the
-kinds dwarf and giant, labels inside the training range, against the truth on the label scale; repeats: differences of
-pairs of spectra over the root of their summed variances. Not a test: it asserts nothing.
+MILES: over the formal error alone, as no label errors are published). Mock: stars that no model was trained on, dwarfs
+and giants, labels inside the training range, against the truth on the label scale. Where fewer than 20 have an S/N,
+better spectra are given noise (*). A cell is scatter/pull/pull with the uncertainty of the label scale (the training
+labels' errors times the root of the star's leverage, which no spectrum knows); the last line of each model is the pulls
+of repeats: differences of pairs of spectra over the root of their summed variances. Not a test: it asserts nothing.
 """
 import os
 import sys
@@ -20,12 +22,13 @@ import numpy as np  # noqa: E402
 
 from cannonkit import config, recipe, schema, stream  # noqa: E402
 from cannonkit.bitmasks import SPECTRUM_UNUSABLE  # noqa: E402
-from cannonkit.stages import censor, infer, train  # noqa: E402
+from cannonkit.stages import censor, infer, train, vectorizer  # noqa: E402
 
 NAMES = tuple(schema.LABELS)
 MODELS = {"acgs": ("apogee", "galah"), "gcgs": ("galah", "galah"), "gcaa": ("galah", "apogee"),
           "acaa": ("apogee", "apogee")}
-SNR = ((20, 45, "30"), (60, 110, "80"), (150, 300, "200"))
+SNR = ((20, 45, 30), (60, 110, 80), (150, 300, 200))
+FEW = 20                # stars; fewer of an S/N are made from better spectra
 
 
 def read(path, columns=None):
@@ -74,8 +77,24 @@ def pulls_of_repeats(rows, star_id):
     return width(np.concatenate([found, -found]))
 
 
-def print_row(what, values, digits=3):
-    print(f"  {what:<42}" + "".join(f"{v:>10.{digits}g}" for v in values), flush=True)
+def with_noise(spectra, use, snr, seed=1):
+    """(flux, ivar) of spectra with noise added to that S/N."""
+    rng = np.random.default_rng(seed)
+    flux, ivar = schema.native(spectra["flux"][use]), schema.native(spectra["ivar"][use]).copy()
+    ratio = np.maximum(spectra["snr_survey"][use] / snr, 1.0)[:, None] ** 2
+    good = ivar > 0
+    sigma = np.sqrt((ratio - 1.0) / np.where(good, ivar, 1.0))
+    return (flux + sigma * rng.standard_normal(flux.shape) * good).astype(np.float32), (ivar / ratio).astype(np.float32)
+
+
+def leverage(model, training, labels):
+    """v'(V'V)^-1 v of stars, and what the components' effects on labels take, for errors alike in all stars."""
+    v, own = (vectorizer.design_matrix(model.scaled(x), model.powers) for x in (training, labels))
+    return np.einsum("ni,ij,nj->n", own, np.linalg.pinv(v.T @ v), own) + model.n_component / len(v)
+
+
+def print_row(what, cells):
+    print(f"  {what:<34}" + "".join(f"{c:>20}" for c in cells), flush=True)
 
 
 def mock(run, numbers):
@@ -83,7 +102,8 @@ def mock(run, numbers):
     truth = read(run / "mock/truth.fits")[0]
     training = read(run / "training.fits")[0]
     training = training[training["selected"] != 0]
-    rules = config.Train(scatter="ml", cross_validate=0, order=2)
+    rules = config.Train(scatter="reml", cross_validate=0, order=2)
+    print("MOCK: scatter against the truth / pull / pull with the uncertainty of the label scale")
     for name, (survey, scale) in MODELS.items():
         spectra, grid, _ = read(run / f"{survey}_spectra.fits")
         repeats = read(run / f"{survey}_repeat_spectra.fits")[0]
@@ -103,31 +123,42 @@ def mock(run, numbers):
         exact = np.array([at_truth.get(n, np.full(len(NAMES), np.nan)) for n in ids_of(training[f"{survey}_id"])])
         for kind, labels, error in (("exact", exact, np.zeros_like(exact)), ("noisy", noisy, errors)):
             data, at = training_set(spectra, grid, training[f"{survey}_id"], labels, error, survey)
+            of_labels = width(noisy - exact) if kind == "noisy" else np.zeros(len(NAMES))
             held = np.ones(len(spectra), bool)
             held[at] = False
             low, high = np.percentile(data.labels, [1, 99], axis=0)
             inside = held & plain & ((true > low) & (true < high)).all(axis=1)
-            print(f"\nMOCK {name} (spectra {survey}, labels {scale}), {kind} training labels: {len(at)} trained, "
-                  f"{inside.sum()} tested\n  {'':<42}" + "".join(f"{n:>10}" for n in NAMES))
-            for k in numbers:
-                model, notes, _ = train.train(data, replace(rules, components=str(k)))
-                found = infer.fit(model, schema.native(spectra["flux"]), schema.native(spectra["ivar"]))
-                away = schema.label_array(found, NAMES) - true
-                sigma = np.sqrt(np.diagonal(found["cov"], axis1=1, axis2=2))
-                label = f"K = {model.n_component}"
-                for least, most, shown in SNR:
+            print(f"\n{name} (spectra {survey}, labels {scale}), {kind} training labels, {len(at)} trained\n  {'':<34}"
+                  + "".join(f"{n:>20}" for n in NAMES))
+            for number in numbers:
+                model, _, _ = train.train(data, replace(rules, components=str(number)))
+                for least, most, snr in SNR:
                     use = inside & (spectra["snr_survey"] > least) & (spectra["snr_survey"] < most)
-                    print_row(f"{label}, S/N {shown} ({use.sum()}): scatter", width(away[use]))
-                    print_row(f"{label}, S/N {shown}: pulls, truth", width((away / sigma)[use]))
+                    made = use.sum() < FEW
+                    if made:
+                        use = inside & (spectra["snr_survey"] > snr)
+                    if use.sum() < FEW:
+                        continue
+                    given = with_noise(spectra, use, snr if made else np.inf)
+                    found = infer.fit(model, *given)
+                    away = schema.label_array(found, NAMES) - true[use]
+                    sigma = np.sqrt(np.diagonal(found["cov"], axis1=1, axis2=2))
+                    whole = np.hypot(sigma, of_labels * np.sqrt(leverage(model, data.labels, true[use]))[:, None])
+                    print_row(f"K {model.n_component}, S/N {snr}{'*' if made else ''} ({use.sum()})",
+                              [f"{a:.3g}/{b:.2f}/{c:.2f}" for a, b, c in zip(width(away), width(away / sigma),
+                                                                            width(away / whole), strict=True)])
                 again = infer.fit(model, schema.native(repeats["flux"]), schema.native(repeats["ivar"]))
-                print_row(f"{label}: pulls, repeats", pulls_of_repeats(again, ids_of(repeats["star_id"])))
+                print_row(f"K {model.n_component}, repeats: pulls",
+                          [f"{v:.2f}" for v in pulls_of_repeats(again, ids_of(repeats["star_id"]))])
                 i = NAMES.index("fe_h")
                 for group, shown in ((1, "first"), (2, "second")):
-                    use = held & (second == group) & np.isfinite(away[:, i])
+                    use = held & (second == group)
                     if use.sum() > 2:
-                        mean, formal = np.mean(away[use, i]), np.median(sigma[use, i])
-                        print(f"  {label}: NGC 104, {shown} generation ({use.sum()}): [Fe/H] {mean:+.3f} = "
-                              f"{mean / formal:+.1f} formal errors of a star")
+                        found = infer.fit(model, *with_noise(spectra, use, np.inf))
+                        mean = np.nanmean(found["fe_h"] - true[use, i])
+                        formal = np.nanmedian(np.sqrt(found["cov"][:, i, i]))
+                        print(f"  K {model.n_component}, NGC 104, {shown} generation ({use.sum()}): [Fe/H] {mean:+.3f} "
+                              f"= {mean / formal:+.1f} formal errors of a star", flush=True)
 
 
 def miles(run, numbers, seeds=5):
@@ -163,5 +194,5 @@ def miles(run, numbers, seeds=5):
 
 if __name__ == "__main__":
     what, where = sys.argv[1:3]
-    wanted = sys.argv[3].split(",") if len(sys.argv) > 3 else ["0", "5", "20"]
-    {"mock": mock, "miles": miles}[what](where, wanted)
+    study, numbers = {"mock": (mock, "0,20"), "miles": (miles, "0,5,20,auto")}[what]
+    study(where, (sys.argv[3] if len(sys.argv) > 3 else numbers).split(","))

@@ -2,7 +2,8 @@
 
 `cc-report RUN_DIR -o DIRECTORY` writes one self-contained index.html, the figures as PNG and the tables as
 ECSV; what a run lacks is named as absent. `cc-report FIGURE FILE... -o x.png` draws one figure (.png, .pdf, .svg) or
-writes its table (.ecsv). `cc-report summary RUN_DIR` prints the summary on standard output.
+writes its table (.ecsv); factors and pulls take several RUN_DIR, to compare them. `cc-report summary RUN_DIR` prints
+the summary on standard output.
 
 Examples:
   cc-report run -o run/report
@@ -18,6 +19,7 @@ FIGURES = ("kiel", "cuts", "survey-differences", "spectra", "one-to-one", "vmicr
            "flags", "coverage", "galaxy", "clusters", "clusters-known", "clusters-kiel", "cluster-trends",
            "cluster-gravity", "pairs", "careful")
 WORDS = ("page", "summary", *FIGURES)
+COMPARED = ("factors", "pulls")
 SIGN = "cannonkit-report.txt"    # in every report's directory: the summary
 ELSEWHERE = ("one-to-one", "coefficients", "truth", "cluster-trends")    # about half of the drawing: a second process
 SUFFIXES = ("png", "pdf", "svg", "ecsv")
@@ -65,13 +67,15 @@ def run(args):
 
 
 def _open(inputs):
-    """A Run: of a directory, or of files."""
+    """A Run: of a directory, of several to be compared, or of files."""
     import os
 
     from cannonkit.run_directory import Run
 
     if len(inputs) == 1 and not os.path.isfile(inputs[0]):
         return Run.of_directory(inputs[0])
+    if len(inputs) > 1 and all(os.path.isdir(path) for path in inputs):
+        return Run.of_directories(inputs)
     return Run.of_files(inputs)
 
 
@@ -114,6 +118,8 @@ def _figure(args, settings, word, inputs):
     stream.check_target(args.output, args.overwrite, inputs)
     if suffix != "ecsv":
         plots.require()
+    if word not in COMPARED and len(inputs) > 1 and all(os.path.isdir(path) for path in inputs):
+        raise errors.UsageError(f"{word} takes one RUN_DIR; several can be compared by {' and '.join(COMPARED)}")
     found = _open(inputs)
     _say_unusable(found)
     made = registry.FIGURES[word].make(found, settings)

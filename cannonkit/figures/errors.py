@@ -31,8 +31,8 @@ def factors(run, settings):
         for r in table:
             label = r["label"].decode().strip()
             numbers = [float(r[n]) for n in ("f_robust", "f_robust_err", "f_standard", "f_1684", "f_scaled")]
-            rows.append((common.shout(name), label, *numbers, float(PAPER_FACTORS.get(name, {}).get(label, np.nan)),
-                         int(r["n_pair"]), float(r["n_independent"])))
+            paper = float(PAPER_FACTORS.get(name.split()[0], {}).get(label, np.nan))
+            rows.append((common.shout(name), label, *numbers, paper, int(r["n_pair"]), float(r["n_independent"])))
         values = table["f_robust"][np.isfinite(table["f_robust"])]
         if len(values):
             words.append(f"{common.shout(name)} {values.min():.2f} to {values.max():.2f} "
@@ -57,8 +57,38 @@ def factors(run, settings):
     caption = (f"Factor f by which formal errors have to grow for differences to have unit width (equation 6), in "
                f"label units. Range over the labels: {'; '.join(words)}. {' '.join(meaning[k] for k in sorted(kinds))} "
                "Table 4 of the paper is in scaled label units: compare it with f_scaled.")
-    return [Item("factors", "factors", "Factors of the formal errors", "Table 4", caption,
-                 list(run.files["errors"].values()), None, (listing,))]
+    out = [Item("factors", "factors", "Factors of the formal errors", "Table 4", caption,
+                list(run.files["errors"].values()), None, (listing,))]
+    out += _factors_compared(run.files["errors"], {(r[0], r[1]): r[2] for r in rows}, mock)
+    return out
+
+
+def _factors_compared(files, factor, mock):
+    """[Item]: f of the runs side by side, where some model has several; factor {(shown name, label): f}."""
+    groups = {model: [common.shout(name) for name in names] for model, names in _same_model(files).items()}
+    most = max(map(len, groups.values()))
+    if most < 2:
+        return []
+    labels = list(dict.fromkeys(label for _, label in factor))
+    rows = [(common.shout(model), label, *(factor.get((names[k], label), np.nan) if k < len(names) else np.nan
+                                           for k in range(most)))
+            for model, names in groups.items() for label in labels]
+    who = [", ".join(names[k] for names in groups.values() if k < len(names)) for k in range(most)]
+    columns = [schema.Column(f"f_{k}", "f8", "", f"f of {names}") for k, names in enumerate(who, 1)]
+    listing = Listing("factors-compared", "Factors of the formal errors, side by side", schema.Table("TABLE", (
+        schema.Column("model", "S16", "", "model"), schema.Column("label", "S16", "", "label"), *columns)), rows,
+        {c.name: 2 for c in columns}, mock)
+    caption = "Factor f by which formal errors have to grow, side by side: " \
+        + "; ".join(f"{c.name} is {c.description}" for c in columns) + "."
+    return [Item("factors", listing.name, listing.title, "", caption, list(files.values()), None, (listing,))]
+
+
+def _same_model(files):
+    """{model: [names]}: `acgs (run)` and `acgs 2` are of one model, trained or calibrated in different ways."""
+    groups = {}
+    for name in files:
+        groups.setdefault(name.split()[0], []).append(name)
+    return groups
 
 
 def precision(run, settings):
@@ -153,7 +183,34 @@ def pulls(run, settings):
             {"width": 2, "uncertainty": 2}, file.mock)
         out.append(Item("pulls", f"pulls-{name}", f"{common.shout(name)}: widths of pulls", "", caption, [file],
                         _heat(panels, file.mock), (listing,)))
+    out += _pulls_compared(run, settings)
     return out or [Missing("Widths of pulls", "no widths of pulls (cc-errors validate -o X.pulls.fits)")]
+
+
+def _pulls_compared(run, settings):
+    """[Item]: widths of pulls of the formal errors of one model in several runs, a map of each model."""
+    out = []
+    for model, names in _same_model(run.files["pulls"]).items():
+        files = [run.files["pulls"][name] for name in names]
+        tables = [run.whole(file, "PULLS") for file in files]
+        if len(names) < 2 or any(table is None or not len(table) for table in tables):
+            continue
+        merged, label = np.concatenate(tables), []
+        for k, table in enumerate(tables, 1):
+            label += [f"{plots.TEXT.get(n, n)}, {k}" for n in schema.text(table["label"])]
+        label, axis = np.array(label), schema.text(merged["axis"])
+        n_label = len(dict.fromkeys(schema.text(tables[0]["label"]).tolist()))
+        order = list(dict.fromkeys(label.tolist()))
+        order = [order[i + n_label * k] for i in range(n_label) for k in range(len(names))]
+        every = np.array([[_first(merged["formal"][(axis == "all") & (label == n)])] for n in order])
+        panels = [("all pairs, formal errors", order, ["formal"], every)]
+        for a in dict.fromkeys(axis[axis != "all"].tolist()):
+            panels += _bins(merged, label, axis, a, order, ["formal"], settings.min_count)
+        caption = (f"Half 16\u201384 range of the differences over their formal errors: 1 where the error is right "
+                   f"without a factor. {', '.join(f'{k}: {common.shout(n)}' for k, n in enumerate(names, 1))}.")
+        out.append(Item("pulls", f"pulls-compared-{model}", f"{common.shout(model)}: widths of pulls, side by side", "",
+                        caption, files, _heat(panels, any(f.mock for f in files))))
+    return out
 
 
 def _first(values):

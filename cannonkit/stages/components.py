@@ -25,8 +25,10 @@ from cannonkit.stages import vectorizer
 
 TOLERANCE = 0.02        # gain of -2 ln L in an iteration per number in U; noise alone gains 1 in all
 MAX_ITERATION = 100
+N_BLOCK = 32            # pixels that a thread maximises together
 LABEL_TURNS = 6         # principal components anew, and better labels, where labels have errors
 LABEL_PIXELS = 2048     # labels are learned from so many pixels; about as many know them much better than a survey does
+CHOICE_FOLDS = 4        # folds on which the number of components is chosen
 FOLD_STEPS = 2          # iterations of a fold; the second gained a hundredth of TOLERANCE in a trial
 OVERSAMPLE = 10         # columns of the randomised decomposition beyond those wanted
 POWER = 2               # its power iterations
@@ -50,6 +52,12 @@ class Fit:
     curve: list
     converged: bool
     x: np.ndarray | None = None
+
+    def cut(self, number):
+        """With the strongest components only; the others' variance is scatter."""
+        rest = np.sum(self.components[:, number:] ** 2, axis=1)
+        return replace(self, s2=self.s2 + rest, components=np.ascontiguousarray(self.components[:, :number]),
+                       strength=self.strength[:number])
 
 
 @dataclass
@@ -458,26 +466,28 @@ class Plan:
                    self.restricted, start)
 
     def choose(self, problem, fold, theta, s2):
-        """[(number, -2 ln L per held-out pixel of a star)] for the grid, up to where it is worse twice running.
+        """(Fit of all stars, [(number, -2 ln L per held-out pixel of a star)]) for the numbers of the grid.
 
-        The number wanted becomes the smallest whose -2 ln L of all stars is within 2 of the least.
-        theta (n_fold, n_pix, n_term), s2 (n_fold, n_pix): the classic fits without each fold.
+        One fit of the largest number, and one without each of CHOICE_FOLDS folds, are cut to their strongest
+        components; what is cut off goes to the scatter. The number wanted becomes the smallest whose -2 ln L of all
+        stars held out is within 2 of the least. theta, s2: the classic fit of all stars.
         """
-        stars, curve = np.arange(len(fold)), []
-        n_value = sum(np.count_nonzero((problem.ivar[a:a + 64] > 0) & np.isfinite(problem.flux[a:a + 64]))
-                      for a in range(0, len(fold), 64))
-        for number in sorted({0, *self.grid}):
-            total, most = 0.0, 0
-            for k in range(len(theta)):
-                found = self.fit(problem, stars[fold != k], theta[k], s2[k], number)
-                total += held_out(problem, stars[fold == k], found, self.labels)
-                most = max(most, found.components.shape[1])
-            curve.append((number, float(total / n_value)))
-            if most < number or (len(curve) > 2 and curve[-1][1] > curve[-2][1] > curve[-3][1]):
-                break
-        least = min(value for _, value in curve)
-        self.n_component = min(number for number, value in curve if value <= least + 2.0 / n_value)
-        return curve
+        stars = np.arange(len(fold))
+        whole = self.fit(problem, stars, theta, s2)
+        most = whole.components.shape[1]
+        numbers = sorted({0, most, *(number for number in self.grid if number < most)})
+        total, n_value = np.zeros(len(numbers)), 0
+        for k in range(min(CHOICE_FOLDS, fold.max() + 1)):
+            found, held = self.fit(problem, stars[fold != k], theta, s2, start=whole), stars[fold == k]
+            total += [held_out(problem, held, found.cut(number), self.labels) for number in numbers]
+            n_value += sum(np.count_nonzero((problem.ivar[a] > 0) & np.isfinite(problem.flux[a])) for a in held)
+        self.n_component = numbers[np.flatnonzero(total <= total.min() + 2.0)[0]]
+        if self.n_component == 0:
+            whole = whole.cut(0)
+            whole.theta, whole.s2 = theta, s2
+        elif self.n_component < most:
+            whole = self.fit(problem, stars, theta, s2, start=whole)
+        return whole, [(number, float(value / n_value)) for number, value in zip(numbers, total, strict=True)]
 
 
 def plan(settings):

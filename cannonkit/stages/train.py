@@ -301,9 +301,11 @@ def _add_components(model, misfit, problem, fold, labels, label_errors, settings
             x = model.scaled(labels)
             misfit.labels = components.Labels(x, error / model.scale, model.powers)
     if misfit.grid:
-        model.options["components_curve"] = curve = _choose_components(misfit, problem, fold, model.s2)
-        notes += [f"{n} components: cross-validated -2 ln L per pixel and star {mean:.6f}" for n, mean in curve]
-    found = misfit.fit(problem, np.arange(len(labels)), model.theta, model.s2)
+        found, model.options["components_curve"] = misfit.choose(problem, fold, model.theta, model.s2)
+        notes += [f"{n} components: cross-validated -2 ln L per pixel and star {mean:.6f}"
+                  for n, mean in model.options["components_curve"]]
+    else:
+        found = misfit.fit(problem, np.arange(len(labels)), model.theta, model.s2)
     model.theta, model.s2, model.components, model.strength = found.theta, found.s2, found.components, found.strength
     model.options["label_errors"] = "exact" if misfit.labels is None else "known"
     model.pixel_status = (model.pixel_status & ~kernel.AT_ZERO | kernel.AT_ZERO * (found.s2 == 0)).astype(np.int32)
@@ -401,16 +403,6 @@ def _choose_l1(problem, grid, bounds, fold):
             value, count = value + values.sum(), count + counts.sum()
         curve.append((float(l1), float(value / max(count, 1))))
     return min(curve, key=lambda pair: pair[1])[0], curve
-
-
-def _choose_components(misfit, problem, fold, full_s2):
-    """[(number of components, -2 ln L per held-out pixel of a star)]; `misfit` is given the best number."""
-    theta, s2 = [], []
-    for first in range(0, fold.max() + 1, MAX_FOLDS_AT_ONCE):
-        numbers = np.arange(first, min(first + MAX_FOLDS_AT_ONCE, fold.max() + 1))
-        part = problem.fit_folds(fold, numbers, full_s2)
-        theta, s2 = [*theta, *part[0]], [*s2, *part[1]]
-    return misfit.choose(problem, fold, theta, s2)
 
 
 def _ivar_scale(problem, segment, text):

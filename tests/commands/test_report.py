@@ -269,6 +269,25 @@ def test_factors_and_precision(made, page):
     assert row["at_80"] == pytest.approx(40 * (1 + 3 * np.exp(-80 / 35)))
 
 
+def test_factors_and_pulls_of_two_runs_stand_side_by_side(made, tmp_path, capfd):
+    """A run and a copy of it with other error models; other figures take one run."""
+    other = tmp_path / "other"
+    shutil.copytree(made[0], other)
+    (other / "acgs.errors.fits").unlink()
+    runs = [str(made[0]), str(other)]
+    assert report.main(["factors", *runs, "-o", str(tmp_path / "factors-compared.ecsv")]) == 0
+    found = table(tmp_path / "factors-compared.ecsv")
+    assert found.colnames == ["model", "label", "f_1", "f_2"]
+    for row in found:
+        assert np.isnan(row["f_2"]) if row["model"] == "ACGS" else row["f_1"] == row["f_2"]
+    pulls = sorted(made[0].glob("*.pulls.fits"))
+    name = pulls[0].name.removesuffix(".pulls.fits")
+    assert report.main(["pulls", *runs, "-o", str(tmp_path / f"pulls-compared-{name}.png"), *SMALL]) == 0
+    capfd.readouterr()
+    assert report.main(["kiel", *runs, "-o", str(tmp_path / "x.png")]) == 64
+    assert "takes one RUN_DIR" in capfd.readouterr().err
+
+
 def test_summary_is_short_and_says_what_was_asked(made, capsys):
     assert report.main(["summary", str(made[0])]) == 0
     lines = capsys.readouterr().out.splitlines()
