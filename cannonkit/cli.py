@@ -12,6 +12,7 @@ else goes to standard error: `log` (silenced by --quiet), `warn`, `Progress`, an
 import argparse
 import os
 import re
+import signal
 import sys
 import time
 
@@ -20,6 +21,11 @@ from cannonkit import config, errors
 BLOCK = 64  # rows: chunks and shards start at multiples of it, so that row k is at place k mod 64
 
 _state = {"name": "cannonkit", "quiet": False, "bar": None}
+
+# Until `main` is ready, an interrupt ends a command at once and quietly: there is nothing to clean up yet.
+if os.path.basename((sys.argv or [""])[0]).startswith("cc-") \
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 # --- parsers --------------------------------------------------------------------------------------
@@ -550,15 +556,15 @@ def main(parser, run, argv=None):
     argv = list(sys.argv[1:] if own else argv)
     before = dict(_state)
     _state.update(name=parser.prog, quiet=False, bar=None)
-    if own:
-        from cannonkit import process
-
-        process.start()
-    if "cannonkit.stream" in sys.modules:
-        sys.modules["cannonkit.stream"].finished(forget=True)
     args, started = None, time.monotonic()
     try:
         try:
+            if own:
+                from cannonkit import process
+
+                process.start()
+            if "cannonkit.stream" in sys.modules:
+                sys.modules["cannonkit.stream"].finished(forget=True)
             args = parser.parse_args(argv)
             code = _run(parser, run, args, argv, own)
             _report(args, started, code)

@@ -43,6 +43,8 @@ def start():
                 os.close(null)
             if number == 1 and sys.stdout is None:      # what is printed there is lost: 74, not silence
                 sys.stdout = open(1, "w", closefd=False)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that goes away ends us quietly (141)
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)

@@ -420,6 +420,19 @@ def test_signals_clean_up_and_are_passed_on(toy_path, tmp_path, number):
         assert child.returncode == -number and child.stderr.read() == b"" and not path.exists()
 
 
+@pytest.mark.parametrize("handler, code", [("SIG_DFL", 130), ("SIG_IGN", 0)])
+def test_interrupted_before_main_is_ready(start, toy_path, handler, code):
+    """Ctrl-C between the first import and `main`: no traceback; ignored where the shell says so (a job in a script)."""
+    text = "import os, signal\n" + toy_path.read_text().replace(
+        'if __name__ == "__main__":\n', 'if __name__ == "__main__":\n    os.kill(os.getpid(), signal.SIGINT)\n')
+    path = toy_path.parent / "early" / "cc-toy"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    run = "import os, signal, sys; signal.signal(signal.SIGINT, signal.{}); os.execv(sys.executable, sys.argv[1:])"
+    done = start([sys.executable, "-c", run.format(handler), sys.executable, path, "ok", "-o", "x", "--quiet"])
+    assert done.code == code and "Traceback" not in done.err, done
+
+
 def test_main_leaves_this_process_alone(capsys):
     handlers = [signal.getsignal(n) for n in (signal.SIGPIPE, signal.SIGTERM, signal.SIGINT)]
     environment = dict(os.environ)

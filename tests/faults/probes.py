@@ -70,6 +70,7 @@ def command(
     interrupt  [signal, seconds]: sent to the command after that time
     calls    how often each of the watched calls was made
     """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)        # as cli does in a command's own process
     helpers = _streams(stdin, stdout, stderr)
     if cwd:
         os.chdir(cwd)
