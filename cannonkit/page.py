@@ -26,13 +26,17 @@ table { border-collapse: collapse; font-size: 0.85rem; margin: 0.5rem 0; font-va
 th, td { padding: 0.2rem 0.55rem; text-align: right; vertical-align: top; border-bottom: 1px solid #ddd; }
 th { font-size: 0.75rem; border-bottom: 1.5px solid #1a1a1a; vertical-align: bottom; }
 th.text, td.text { text-align: left; }
-@media (max-width: 40rem) { body { font-size: 15px; padding: 0.6rem 0.7rem 3rem; } nav ul { columns: 1; } }
+.narrow { display: none; }
+@media (max-width: 40rem) { .narrow { display: block; font-size: 0.85rem; } body { font-size: 15px; padding: 0.6rem 0.7rem 3rem; } nav ul { columns: 1; } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; }
   h2, h3 { break-after: avoid; }
   figure, tr { break-inside: avoid; } .wide { overflow: visible; }
   pre { white-space: pre-wrap; } .wide img { min-width: 0; } nav { display: none; }
   code.command { background: none; padding: 0; } table { font-size: 7.5pt; } }
 """
+
+
+NARROW = '<p class="narrow">On a narrow screen figures and tables scroll sideways inside of their frames.</p>'
 
 
 def escape(text):
@@ -84,5 +88,5 @@ class Page:
         return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
                 f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
                 f'<meta name="generator" content="{escape(self.generator)}">\n<title>{escape(self.title)}</title>\n'
-                f"<style>{STYLE}</style></head>\n<body>\n<h1>{escape(self.title)}</h1>\n{note}<nav><ul>{links}</ul></nav>\n"
+                f"<style>{STYLE}</style></head>\n<body>\n<h1>{escape(self.title)}</h1>\n{note}{NARROW}<nav><ul>{links}</ul></nav>\n"
                 + "\n".join(self.parts) + "\n</body></html>\n")

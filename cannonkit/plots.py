@@ -394,7 +394,8 @@ def grid_of_panels(columns, rows, x_text, y_texts, cells, mock, invert_x=False, 
             if not any(not isinstance(item[0], str) and len(item[0]) for item in cell):
                 ax.text(0.5, 0.5, "no members", transform=ax.transAxes, ha="center", va="center", size=7, color="0.4")
             ax.locator_params(axis="y", nbins=5)
-            _few_ticks(ax)
+            if len(columns) > 2:
+                _few_ticks(ax)
             if r == 0:
                 ax.set_title(columns[c], pad=3)
         axes[r, 0].set_ylabel(f"{rows[r]}\n{y_texts[r]}", size=7, labelpad=2)
@@ -422,7 +423,7 @@ def plane(panels, x_text, y_text, x_range, y_range, mock):
     """Figure 15: 2-d histograms side by side; panels [(title, Density, points)]."""
     rows, columns = _grid(len(panels), 2)
     dense = [p[1] for p in panels if p[2] is None]
-    sheet = _Sheet(2.7, mock, rows, columns, left=0.45, wgap=0.1, hgap=0.1, bar=dense, sharex=True, sharey=True)
+    sheet = _Sheet(2.7, mock, rows, columns, left=0.58, wgap=0.1, hgap=0.1, bar=dense, sharex=True, sharey=True)
     norm, mesh = _norm(dense), None
     for ax, (title, density, points) in zip(sheet.axes.ravel(), panels, strict=False):
         mesh = _cloud(ax, density, points, norm) or mesh

@@ -8,6 +8,7 @@ import numpy as np
 from cannonkit import schema
 from cannonkit.listing import Listing, number
 from cannonkit.stages import report as stage
+from cannonkit.stages.lookup import Lookup
 
 NAMES = {"teff": "Teff", "logg": "log g", "fe_h": "[Fe/H]", "alpha_fe": "[\u03b1/Fe]", "vmicro": "v_micro",
          "vbroad": "v_broad"}
@@ -136,6 +137,15 @@ def cloud(x, y, x_range, y_range, few, bins=None):
     """(Density, points or None) for plots: few points are drawn one by one, the cells fit their number."""
     bins = bins or (110 if len(x) > 30000 else 70)
     return stage.density(x, y, x_range, y_range, bins), few(x, y)
+
+
+def spectrum_rows(run, spectra, file, rows):
+    """Rows of a spectra file for rows of a file of labels, -1 where it lacks them: the same, or by id where only some
+    of the spectra were kept."""
+    if spectra.n_row == file.n_row:
+        return rows
+    ids = run.read(file, ["id"])["id"][rows]
+    return Lookup(run.read(spectra, ["id"])["id"], spectra.path, unique=False).find(ids)
 
 
 def clouds(data, x_range, y_range, few):

@@ -130,10 +130,11 @@ def _residual_item(run, survey, names, spectra, title, settings):
     for name in names:
         model, file = run.model(name), run.file("labels", name)
         places, labels = training_rows(run, name, settings.residual_stars)
+        places = common.spectrum_rows(run, spectra, file, places)
+        places, labels = places[places >= 0], labels[places >= 0]
         if not len(places):
-            return Missing(title, f"no training star of {common.shout(name)} has labels in {file.path}")
-        if spectra.n_row != file.n_row:
-            return Missing(title, f"{spectra.path} has {spectra.n_row} rows, {file.path} {file.n_row}")
+            return Missing(title, f"no training star of {common.shout(name)} has labels in {file.path} and a spectrum "
+                                  f"in {spectra.path}")
         difference, first = np.empty((len(places), model.n_pix), np.float32), None
         star = stage.nearest_star(*_solar(model, labels))
         for at in range(0, len(places), 256):

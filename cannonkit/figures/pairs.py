@@ -48,26 +48,27 @@ def _of_survey(run, settings, members, cluster, scale, survey, model):
     own = (c["flag_id"] == survey.flag_id) & np.isfinite(c["feh"]) & np.isfinite(c["fehCann"]) \
         & np.isfinite(c["teff"]) & np.isfinite(c["logg"])
     c = {n: v[own] for n, v in c.items()}
+    place = Lookup(run.read(labels_file, ["id"])["id"], labels_file.path, unique=False).find(c["Unique_ID"])
+    place[place >= 0] = common.spectrum_rows(run, spectra, labels_file, place[place >= 0])
+    c = {n: v[place >= 0] for n, v in c.items()}
+    place = place[place >= 0]
     found = stage.alike_pairs(np.stack([c["teff"], c["logg"], c["feh"]], axis=1), settings.pair_width,
                               c["fehCann"] - c["feh"], N_PAIR)
     title = f"{cluster}: {TITLE.lower()}"
     if not found:
-        return [Missing(title, f"no two clean members have {survey.name.upper()} labels within {settings.pair_width} "
-                               f"(Teff, log g, [Fe/H]) and differ in Cannon [Fe/H] minus survey [Fe/H]")]
-    if spectra.n_row != labels_file.n_row:
-        return [Missing(title, f"{spectra.path} has {spectra.n_row} rows, {labels_file.path} {labels_file.n_row}")]
-    lookup = Lookup(run.read(labels_file, ["id"])["id"], labels_file.path, unique=False)
+        return [Missing(title, f"no two clean members with spectra in {spectra.path} have {survey.name.upper()} labels "
+                               f"within {settings.pair_width} (Teff, log g, [Fe/H]) and differ in Cannon [Fe/H] minus "
+                               f"survey [Fe/H]")]
     files = [run.file("clusters"), catalogue, labels_file, spectra]
     grid = run.extension(spectra, "WAVELENGTH")
     template = _template(settings, grid.data["wavelength"])
-    return [_item(run, k, pair, c, lookup, files, grid, template, title, model, settings)
+    return [_item(run, k, pair, c, place, files, grid, template, title, model, settings)
             for k, pair in enumerate(found, 1)]
 
 
-def _item(run, k, pair, c, lookup, files, grid, template, title, model, settings):
+def _item(run, k, pair, c, place, files, grid, template, title, model, settings):
     blue, red = pair            # consistent with the survey; more metal-rich than it says
-    places = lookup.find(np.array([c["Unique_ID"][blue], c["Unique_ID"][red]]))
-    both = run.rows_at(files[-1], places, ["flux", "ivar"])
+    both = run.rows_at(files[-1], place[[blue, red]], ["flux", "ivar"])
     flux = np.where(both["ivar"] > 0, both["flux"], np.nan).astype(float)
     wavelength, segment = grid.data["wavelength"], grid.data["segment"]
     error = np.sqrt((1.0 / np.where(both["ivar"] > 0, both["ivar"], np.nan)).sum(axis=0))
