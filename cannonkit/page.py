@@ -27,7 +27,8 @@ th, td { padding: 0.2rem 0.55rem; text-align: right; vertical-align: top; border
 th { font-size: 0.75rem; border-bottom: 1.5px solid #1a1a1a; vertical-align: bottom; }
 th.text, td.text { text-align: left; }
 .narrow { display: none; }
-@media (max-width: 40rem) { .narrow { display: block; font-size: 0.85rem; } body { font-size: 15px; padding: 0.6rem 0.7rem 3rem; } nav ul { columns: 1; } }
+@media (max-width: 40rem) { .narrow { display: block; font-size: 0.85rem; }
+  body { font-size: 15px; padding: 0.6rem 0.7rem 3rem; } nav ul { columns: 1; } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; }
   h2, h3 { break-after: avoid; }
   figure, tr { break-inside: avoid; } .wide { overflow: visible; }
@@ -88,5 +89,6 @@ class Page:
         return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
                 f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
                 f'<meta name="generator" content="{escape(self.generator)}">\n<title>{escape(self.title)}</title>\n'
-                f"<style>{STYLE}</style></head>\n<body>\n<h1>{escape(self.title)}</h1>\n{note}{NARROW}<nav><ul>{links}</ul></nav>\n"
+                f"<style>{STYLE}</style></head>\n<body>\n<h1>{escape(self.title)}</h1>\n{note}"
+                f"{NARROW}<nav><ul>{links}</ul></nav>\n"
                 + "\n".join(self.parts) + "\n</body></html>\n")

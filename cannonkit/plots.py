@@ -303,7 +303,7 @@ def residuals(wavelength, segment, rows, limit, mock):
         if kind == "residual":
             axes[r, 0].legend(loc="lower left", handlelength=1.2, markerscale=6, borderpad=0.1)
         elif arrays[1] is not None:
-            axes[r, 0].legend(loc="lower left", handlelength=1.2, ncols=2, borderpad=0.1)
+            axes[r, 0].legend(loc="lower left", handlelength=1.2, ncols=2, borderpad=0.1, columnspacing=0.8)
     sheet.below(WAVELENGTH)
     return sheet.figure
 
