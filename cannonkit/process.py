@@ -43,8 +43,8 @@ def start():
                 os.close(null)
             if number == 1 and sys.stdout is None:      # what is printed there is lost: 74, not silence
                 sys.stdout = open(1, "w", closefd=False)
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, signal.default_int_handler):
+        signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that goes away ends us quietly (141)
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
@@ -62,8 +62,27 @@ def finish(code):
 
 
 def _terminate(number, frame):
+    if _put_off(number, frame):
+        return
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends us at once
     raise Terminated
+
+
+def _interrupt(number, frame):
+    if not _put_off(number, frame):
+        raise KeyboardInterrupt
+
+
+def _put_off(number, frame):
+    """Whether LLVM has called what is running: it would lose an exception, and crash. The signal then comes again."""
+    while frame is not None:
+        if frame.f_code.co_name.startswith("_raw_object_cache"):       # llvmlite's callbacks
+            import threading
+
+            threading.Timer(0.02, os.kill, (os.getpid(), number)).start()
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _one_line_warnings():

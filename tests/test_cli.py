@@ -56,6 +56,15 @@ def run(args):
             time.sleep(30)
         finally:
             os.unlink(rest)
+    elif kind == "callback":
+        import ctypes
+
+        @ctypes.CFUNCTYPE(ctypes.c_int)
+        def _raw_object_cache_getbuffer():
+            os.kill(os.getpid(), int(rest))
+            return sum(range(1000)) and 7
+        cli.log(f"LLVM got {_raw_object_cache_getbuffer()}")
+        time.sleep(10)
     elif kind == "open":
         first = open(__file__, "rb")
         os.write(1, b"FITS")
@@ -431,6 +440,13 @@ def test_interrupted_before_main_is_ready(start, toy_path, handler, code):
     run = "import os, signal, sys; signal.signal(signal.SIGINT, signal.{}); os.execv(sys.executable, sys.argv[1:])"
     done = start([sys.executable, "-c", run.format(handler), sys.executable, path, "ok", "-o", "x", "--quiet"])
     assert done.code == code and "Traceback" not in done.err, done
+
+
+@pytest.mark.parametrize("number", [2, 15])
+def test_a_signal_within_a_callback_of_llvm_waits(toy, number):
+    """An exception there would be lost, and LLVM go on with nothing (a segmentation fault)."""
+    done = toy(f"callback:{number}", "-o", "x")
+    assert done.code == 128 + number and done.err == "cc-toy: LLVM got 7\n", done
 
 
 def test_main_leaves_this_process_alone(capsys):
