@@ -214,6 +214,8 @@ class Infer:
                                                     "the label's unit")
     scaled_covariance: bool = setting(False, "covariance and formal errors in units of the scaled labels, as behind "
                                       "the paper's Table 4")
+    clip: float = setting(0.0, "pixels so many errors from the fit (spikes) are left out of a second fit, unless they "
+                          "are more than 1 % of a star's; 0: none", low=0.0)
     amplitudes: bool = setting(False, "column z: the amplitudes of the model's misfit components, where it has some")
     max_failed: int | None = setting(None, "exit with code 1 if more spectra than this have no labels; the output is "
                                      "written all the same", low=0, shown="no limit")

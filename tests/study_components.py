@@ -28,6 +28,7 @@ NAMES = tuple(schema.LABELS)
 MODELS = {"acgs": ("apogee", "galah"), "gcgs": ("galah", "galah"), "gcaa": ("galah", "apogee"),
           "acaa": ("apogee", "apogee")}
 SNR = ((20, 45, 30), (60, 110, 80), (150, 300, 200))
+CLIP = 6.0              # as cannon_components.yaml, for K = 0 too
 FEW = 20                # stars; fewer of an S/N are made from better spectra
 
 
@@ -140,21 +141,21 @@ def mock(run, numbers):
                     if use.sum() < FEW:
                         continue
                     given = with_noise(spectra, use, snr if made else np.inf)
-                    found = infer.fit(model, *given)
+                    found = infer.fit(model, *given, clip=CLIP)
                     away = schema.label_array(found, NAMES) - true[use]
                     sigma = np.sqrt(np.diagonal(found["cov"], axis1=1, axis2=2))
                     whole = np.hypot(sigma, of_labels * np.sqrt(leverage(model, data.labels, true[use]))[:, None])
                     print_row(f"K {model.n_component}, S/N {snr}{'*' if made else ''} ({use.sum()})",
                               [f"{a:.3g}/{b:.2f}/{c:.2f}" for a, b, c in zip(width(away), width(away / sigma),
                                                                             width(away / whole), strict=True)])
-                again = infer.fit(model, schema.native(repeats["flux"]), schema.native(repeats["ivar"]))
+                again = infer.fit(model, schema.native(repeats["flux"]), schema.native(repeats["ivar"]), clip=CLIP)
                 print_row(f"K {model.n_component}, repeats: pulls",
                           [f"{v:.2f}" for v in pulls_of_repeats(again, ids_of(repeats["star_id"]))])
                 i = NAMES.index("fe_h")
                 for group, shown in ((1, "first"), (2, "second")):
                     use = held & (second == group)
                     if use.sum() > 2:
-                        found = infer.fit(model, *with_noise(spectra, use, np.inf))
+                        found = infer.fit(model, *with_noise(spectra, use, np.inf), clip=CLIP)
                         mean = np.nanmean(found["fe_h"] - true[use, i])
                         formal = np.nanmedian(np.sqrt(found["cov"][:, i, i]))
                         print(f"  K {model.n_component}, NGC 104, {shown} generation ({use.sum()}): [Fe/H] {mean:+.3f} "

@@ -195,7 +195,7 @@ class _Job:
         self.fitter = infer.prepare(
             self.model, solver=settings.solver, starts=settings.starts, seed=settings.seed,
             max_iter=settings.max_iter, margin=settings.margin, prior=settings.prior, fixed=settings.fix,
-            scaled_covariance=settings.scaled_covariance)
+            scaled_covariance=settings.scaled_covariance, clip=settings.clip)
         # The columns of --values come in the order of --fix, the fitter wants the model's.
         self.order = [settings.fix.index(n) for n in self.fitter.fixed_names]
         self.counts, self.n_row, self.n_failed, self.n_bad = {}, 0, 0, 0

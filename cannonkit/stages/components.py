@@ -140,8 +140,7 @@ def fit(problem, rows, theta, s2, n_component, labels=None, restricted=False, st
 
     theta, s2   the classic fit of the same stars; pixels with s2 infinite stay out (theta and components 0)
     labels      Labels of all the problem's stars, or None for exact labels
-    restricted  s2 makes up for the degrees of freedom that theta and U take (to first order), and theta and U for
-                their own noise (`shrunk`)
+    restricted  s2 makes up for the degrees of freedom that theta and U take (to first order)
     start       Fit of more stars (of all, for a fold): from its theta, s2 and labels, FOLD_STEPS iterations do, and the
                 last is not evaluated. Its components only stand in for masked pixels; they are found anew
     """
@@ -187,8 +186,6 @@ def fit(problem, rows, theta, s2, n_component, labels=None, restricted=False, st
         curve.pop()
     if k == 0 and labels is None:
         theta, s2 = classic
-    elif restricted:
-        theta, components = shrunk(stars, theta, s2, components, mean, cov)
     components, strength = canonical(components, stars.mean_weights(np.where(stars.usable, s2, 0.0))[0])
     x = None
     if labels is not None:
@@ -402,36 +399,6 @@ def _symmetric(packed):
     row, column = np.triu_indices(size)
     out[row, column] = out[column, row] = packed
     return out
-
-
-def shrunk(stars, theta, s2, components, mean, cov):
-    """theta and components less what their own noise adds to them (Efron and Morris 1972).
-
-    In units of the pixels' noise, the rows of L = (theta, U) scatter by C = (sum_n a_n E[l_n l_n'])^-1 about the true
-    ones, l_n = (v_n, z_n) and a_n the star's weight: their second moments S = L'WL / n_pix are too large by C. Labels
-    that weak lines tell come out flattened by that, and with errors too small; with L (1 - S^-1 C), neither.
-    """
-    k, n_term = components.shape[1], theta.shape[1]
-    weight, of_star = stars.mean_weights(s2)
-    both = np.concatenate([stars.design, mean], axis=1)
-    moments = both.T @ (both * of_star[:, None])
-    moments[n_term:, n_term:] += _symmetric(of_star @ cov)
-    loading = np.concatenate([theta, components], axis=1)
-    on = np.concatenate([np.asarray(stars.problem.terms_on, bool), np.ones((len(theta), k), bool)], axis=1)
-    pixels = np.flatnonzero(weight > 0)
-    patterns, which = np.unique(on[pixels], axis=0, return_inverse=True)
-    for number, pattern in enumerate(patterns):
-        here = pixels[which.ravel() == number]
-        part = loading[np.ix_(here, pattern)]
-        second = part.T @ (part * weight[here, None]) / len(here)
-        scale = np.sqrt(np.diag(second)) + np.finfo(float).tiny
-        root = np.linalg.cholesky(second / np.outer(scale, scale) + 1e-12 * np.eye(len(scale))) * scale[:, None]
-        inverse = np.linalg.inv(root)
-        values, vectors = np.linalg.eigh(inverse @ np.linalg.pinv(moments[np.ix_(pattern, pattern)], hermitian=True)
-                                         @ inverse.T)
-        keep = (vectors * np.maximum(1.0 - values, 0.0)) @ vectors.T
-        loading[np.ix_(here, pattern)] = part @ (inverse.T @ keep @ root.T)
-    return np.ascontiguousarray(loading[:, :n_term]), np.ascontiguousarray(loading[:, n_term:])
 
 
 def canonical(components, weight):

@@ -20,11 +20,14 @@ from cannonkit.errors import DataError, SettingError
 from cannonkit.kernels import blas, minimise, pixels, sums
 from cannonkit.kernels import infer as kernel
 from cannonkit.kernels.terms import factors_of
+from cannonkit.kernels.vectorizer import design_matrix
 
 SOLVERS = ("auto", "sums", "pixels")
 
 # Largest table of products of coefficients that 'auto' makes, in bytes (13 MB for 28 terms, 8,575 pixels).
 LARGEST_TABLE = 512 << 20
+# A star of which clipping would take more than this part of the pixels is not described by the model: it keeps them.
+CLIP_MOST = 0.01
 
 # Status bits of the states that the kernels return.
 _STATE_BITS = {
@@ -81,6 +84,7 @@ class Fitter:
     prior_ivar: np.ndarray
     max_iter: int
     scaled_covariance: bool
+    clip: float
     tiles: tuple            # what only the compressed solver uses; see `_tiles`
 
     @property
@@ -146,23 +150,32 @@ class Fitter:
         counts, z = np.empty((n_star, 4), dtype=np.int64), np.empty((n_star, model.n_component))
         model_arrays = (self.constant, self.theta, self.s2, self.ivar_scale)
         low, high = self.training_low - self.margin, self.training_high + self.margin
-        task = (self.starts, self.linear, self.free, held, low, high, self.label, self.power,
-                self.prior_mean, self.prior_ivar, self.max_iter)
         found = (x, cov, second, numbers, counts, z)
+        before = (self.starts, self.linear, self.free)
+        after = (low, high, self.label, self.power, self.prior_mean, self.prior_ivar, self.max_iter)
 
-        def over_pixels(first, n_row):
-            pixels.fit_stars(first, n_row, flux, flux_at, ivar, ivar_at, swap, *model_arrays, *task, *found)
+        def over_pixels(first, n_row, data, held, found):
+            pixels.fit_stars(first, n_row, *data, *model_arrays, *before, held, *after, *found)
 
-        def work(first, n_row, place):
+        def solve(first, n_row, place, data, held, found):
             if self.solver == "pixels":
-                over_pixels(first, n_row)
+                over_pixels(first, n_row, data, held, found)
                 return
-            kernel.fit_block(first, n_row, place, flux, flux_at, ivar, ivar_at, swap, *model_arrays, *self.tiles,
-                             *task, self._scratch(), *found)
+            kernel.fit_block(first, n_row, place, *data, *model_arrays, *self.tiles, *before, held, *after,
+                             self._scratch(), *found)
+            counts = found[4]
             for m in first + np.flatnonzero(counts[first:first + n_row, 3] == pixels.TRY_PIXELS):
                 n_iter = counts[m, 2]
-                over_pixels(m, 1)
+                over_pixels(m, 1, data, held, found)
                 counts[m, 2] += n_iter
+
+        def work(first, n_row, place):
+            solve(first, n_row, place, (flux, flux_at, ivar, ivar_at, swap), held, found)
+            if self.clip and n_row:
+                rows = slice(first, first + n_row)
+                data = self._clipped(flux[rows], flux_at, ivar[rows], ivar_at, swap, place, x[rows], z[rows])
+                if data is not None:
+                    solve(0, n_row, place, data, held[rows], tuple(a[rows] for a in found))
 
         work(0, 0, 0)               # no star: where the kernel has to be loaded or compiled, that is here
         offset, started = first_row % sums.BLOCK, []
@@ -177,6 +190,29 @@ class Fitter:
             return self._rows(x, cov, second, numbers, counts, z, spectrum_status)
 
         return finish
+
+    def _clipped(self, flux, flux_at, ivar, ivar_at, swap, place, x, z):
+        """(flux, 0, ivar, 0, False) as bytes, ivar 0 where a pixel is `clip` errors from the fit at x, z; or None.
+
+        A star with more such pixels than CLIP_MOST of its own keeps them: the model does not describe it.
+        """
+        kind = np.dtype(np.float32).newbyteorder("S" if swap else "=")
+        n_row, n_pix = len(x), self.model.n_pix
+        flux, ivar = (np.ascontiguousarray(a[:, at:at + 4 * n_pix]).view(kind).astype(np.float32)
+                      for a, at in ((flux, flux_at), (ivar, ivar_at)))
+        powers = np.asarray(self.model.powers)
+        terms = np.zeros((sums.BLOCK, self.theta.shape[1]))          # a row's place as in the kernel
+        terms[place:place + n_row] = np.concatenate([design_matrix(x, powers[powers.sum(axis=1) > 0]), z], axis=1)
+        fitted = (self.constant + terms @ self.theta.T)[place:place + n_row]
+        with np.errstate(all="ignore"):
+            good = np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0)
+            ratio = ivar * self.ivar_scale
+            bad = good & ((flux - fitted) ** 2 * ratio / (1.0 + ratio * self.s2) > self.clip ** 2)
+        bad[bad.sum(axis=1) > CLIP_MOST * good.sum(axis=1)] = False
+        if not bad.any():
+            return None
+        ivar[bad] = 0.0
+        return _as_bytes(flux), 0, _as_bytes(ivar), 0, False
 
     def _scratch(self):
         """This thread's scratch arrays."""
@@ -227,7 +263,7 @@ class Fitter:
 
 
 def prepare(model, *, solver="auto", starts=0, seed=1, max_iter=50, margin=0.5, prior=None, fixed=(),
-            scaled_covariance=False):
+            scaled_covariance=False, clip=0.0):
     """A Fitter for a model.Model.
 
     solver             'sums' (compressed), 'pixels' (every iteration over the pixels), or 'auto'
@@ -241,6 +277,7 @@ def prepare(model, *, solver="auto", starts=0, seed=1, max_iter=50, margin=0.5, 
                        its term is not in chi2
     fixed              names of labels that are held at values given to `fit`; their covariance is 0
     scaled_covariance  cov and e_<label> in units of the scaled labels, as behind the paper's Table 4
+    clip               pixels so many errors from the fit are left out of a second one; 0: no second fit
     Raises DataError for unknown labels, a model whose coefficients are not finite, or no free label.
     """
     if solver not in SOLVERS:
@@ -295,7 +332,8 @@ def prepare(model, *, solver="auto", starts=0, seed=1, max_iter=50, margin=0.5, 
         starts=np.concatenate([np.zeros((2, len(names))), extra]), linear=linear, free=free,
         training_low=everything.min(axis=0), training_high=everything.max(axis=0), margin=float(margin),
         label=label, power=power, prior_mean=prior_mean, prior_ivar=prior_ivar, max_iter=int(max_iter),
-        scaled_covariance=bool(scaled_covariance), tiles=_tiles(*(a if solver == "sums" else a[:0] for a in arrays)))
+        scaled_covariance=bool(scaled_covariance), clip=float(clip),
+        tiles=_tiles(*(a if solver == "sums" else a[:0] for a in arrays)))
 
 
 def _tiles(constant, theta, s2, ivar_scale):

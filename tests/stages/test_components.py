@@ -257,9 +257,10 @@ def test_labels_with_errors_end_on_the_true_scale(rng):
             assert np.all(np.std(found.x - x, axis=0) < 0.8 * error)
     scale = error * np.sqrt((len(powers) + k) / n)
     assert np.all(width["with errors"] < 1.15 * np.hypot(width["exact"], scale))
-    assert np.all(np.abs(slope["with errors"]) < 0.07) and np.all(np.abs(slope["exact"]) < 0.02)
+    # Theta's own noise flattens all labels a little, exact or not.
+    assert np.all(np.abs(slope["with errors"] - slope["exact"]) < 0.06)
     assert slope["classic with errors"][2] > 0.3                # what is to be undone
-    assert np.all(np.abs(pull["exact"] - 1) < 0.05) and np.all(pull["with errors"] < 1.3)
+    assert np.all(np.abs(pull["exact"] - 1) < 0.1) and np.all(pull["with errors"] < 1.2)
 
 
 def test_data_without_misfit_give_no_components(rng):
@@ -378,6 +379,30 @@ def test_label_errors_that_are_missing(rng):
         model, notes, _ = train.train(replace(data, label_errors=given), config.Train(components="2", cross_validate=0))
         assert sum(message in line for line in notes) == 1
         assert model.options["label_errors"] == kind and model.n_component > 0
+
+
+@pytest.mark.parametrize("solver", ["sums", "pixels"])
+def test_spikes_are_left_out_of_a_second_fit(rng, solver):
+    """As if they had been masked; nothing else changes, and a star that the model does not describe keeps its own."""
+    model = with_components(make_model(rng, n_pix=400, n_label=3), rng, 3, 0.003)
+    _, flux, ivar, _ = draw_with(rng, model, 150, snr=100.0)
+    spiked, masked = flux.copy(), ivar.copy()
+    for m in range(0, 100, 2):
+        p = rng.choice(np.flatnonzero(ivar[m] > 0), 3, replace=False)
+        spiked[m, p] += rng.choice([-1, 1], 3) * rng.uniform(0.15, 0.3, 3).astype(np.float32)
+        masked[m, p] = 0
+    spiked[101, ::7] += 0.3
+    expected = infer.fit(model, flux, masked, solver=solver)
+    plain = infer.fit(model, spiked, ivar, solver=solver)
+    found = infer.fit(model, spiked, ivar, solver=solver, clip=6.0)
+    use = np.arange(150) != 101
+    assert found[use].tobytes() == expected[use].tobytes() != plain[use].tobytes()
+    assert found[101]["n_pix_used"] == plain[101]["n_pix_used"]
+    parts = [infer.fit(model, spiked[a:b], ivar[a:b], solver=solver, clip=6.0, first_row=a)
+             for a, b in ((0, 70), (70, 71), (71, 150))]
+    assert np.concatenate(parts).tobytes() == found.tobytes()
+    swapped = infer.fit(model, spiked.astype(">f4"), ivar.astype(">f4"), solver=solver, clip=6.0)
+    assert swapped.tobytes() == found.tobytes()
 
 
 @pytest.mark.parametrize("solver", ["sums", "pixels"])
