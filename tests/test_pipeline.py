@@ -131,7 +131,7 @@ def test_a_change_makes_what_depends_on_it_and_nothing_else(run, tmp_path):
         (tmp_path / "made").write_text("")
         kept = changed.stat()
         os.utime(changed, (last + 1000, last + 1000))
-        command = [*(w for w in run.command if w != "-n"), "--silent", *(f"{k}={v}" for k, v in recipes.items())]
+        command = [*(w for w in run.command if w != "-n"), "--silent", "-j4", *(f"{k}={v}" for k, v in recipes.items())]
         env = {**os.environ, "MAKEFLAGS": "", "PATH": f"{tmp_path}:{os.environ['PATH']}",
                "MADE": str(tmp_path / "made"), "WHEN": str(int(last + 2000))}
         done = subprocess.run([*command, *map(str, made)], capture_output=True, text=True, env=env)
