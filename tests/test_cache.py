@@ -17,7 +17,7 @@ def twice(x):
 INNER = '''
 from numba import njit
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def step(x):
     return x + 1
 '''

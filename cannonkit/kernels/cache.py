@@ -251,9 +251,10 @@ class _Implementation(caching.CompileResultCacheImpl):
         """A kept kernel. What other kernels take in of it, bitcode, is parsed when one is compiled that does: few ever
         are, and parsing takes four times as long as all else here."""
         (name, kind, (code, bitcode)), function, *rest = payload
-        # The names that Numba looks up in the machine code; it knows them from the bitcode.
-        target_context.codegen()._engine._defined_symbols |= {function.llvm_func_name,
-                                                              function.llvm_cpython_wrapper_name}
+        # What Numba looks up in the machine code; it knows from the bitcode whether it is there.
+        target_context.codegen()._engine._defined_symbols |= {
+            symbol for symbol in (function.llvm_func_name, function.llvm_cpython_wrapper_name)
+            if b"\0" + symbol.encode() + b"\0" in code}
         result = super().rebuild(target_context, ((name, kind, (code, _no_bitcode())), function, *rest))
         library = result.library
         library._shared_module = None

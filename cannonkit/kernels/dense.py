@@ -156,15 +156,14 @@ def lasso(matrix, right, active, penalty, low, high, max_sweep, tolerance, theta
     `theta` is the start and the output. Returns the number of sweeps, max_sweep + 1 if not converged.
 
     matrix (n_term, n_term), right (n_term,), active (n_term,) uint8, penalty, low, high (n_term,) float64;
-    0 need not lie within [low, high]; terms that are switched off stay 0.
+    0 need not lie within [low, high]; terms that are switched off stay 0, those without any weight go as near to it
+    as the bounds allow.
     """
     n_term = right.shape[0]
     gradient = right.copy()                      # right - M theta
     for i in range(n_term):
-        if active[i] == 0 or matrix[i, i] <= 0.0:
-            theta[i] = 0.0
-        else:
-            theta[i] = min(max(theta[i], low[i]), high[i])
+        value = theta[i] if matrix[i, i] > 0.0 else 0.0
+        theta[i] = min(max(value, low[i]), high[i]) if active[i] != 0 else 0.0
     for i in range(n_term):
         if theta[i] != 0.0:
             for j in range(n_term):

@@ -53,6 +53,9 @@ FEW = 10             # effective stars per term below which the profile is scann
 MAX_SWEEP = 100000   # of coordinate descent
 LASSO_TOLERANCE = 1e-9
 
+# Of functions that only compiled ones call: without the code that hands over Python's objects a third less to compile.
+INNER = {"cache": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
 FOLD_TOLERANCES = (1e-6, 1e-3)
 START_TOLERANCE = 0.1        # step in ln s2 that ends the search at fixed residuals
 TOLERANCES = (1e-8, 3e-3)    # gain of theta, step in ln s2 before the last one, which leaves about its square
@@ -151,7 +154,7 @@ def new_shares(rule, basis, rules, n_share):
                   np.empty((plain if rule == REML else 0, N_BLOCK, n_sum)), np.empty((N_BLOCK, n_star), np.float32))
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**INNER, error_model="numpy")
 def _read_stars(flux, ivar, stars, ivar_scale, first, stop, out_flux, out_ivar, n_good):
     """The pixels [first, stop) of some stars; what is not sane gets flux 0 and ivar 0. n_good is added to."""
     scale = ivar_scale[first:stop]
@@ -165,7 +168,7 @@ def _read_stars(flux, ivar, stars, ivar_scale, first, stop, out_flux, out_ivar, 
             n_good[p] += sane
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _transpose(source, target):
     """target[p, k] = source[k, p]."""
     for p in range(target.shape[0]):
@@ -173,7 +176,7 @@ def _transpose(source, target):
             target[p, k] = source[k, p]
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _load(flux, ivar, order, ivar_scale, first, stop, out_flux, out_ivar, n_good):
     """Pixels of all stars, transposed to (pixel, star), by 16 stars, which fill lines of the cache. Adds to n_good."""
     some_flux, some_ivar = np.empty((16, stop - first), np.float32), np.empty((16, stop - first), np.float32)
@@ -184,7 +187,7 @@ def _load(flux, ivar, order, ivar_scale, first, stop, out_flux, out_ivar, n_good
         _transpose(some_ivar, out_ivar[:, low:low + stars.size])
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _new_block(flux, ivar, order, ivar_scale, first, stop, n_term, work):
     """The pixels [first, stop), with their data in `work`."""
     n = stop - first
@@ -198,13 +201,13 @@ def _new_block(flux, ivar, order, ivar_scale, first, stop, n_term, work):
 # A tile is the stars [lo, hi); row a of what is filled is pixel todo[a]. Loops over the pixels stand inside of these
 # functions: to hand a row to a function costs as much as a good part of the row.
 
-@njit(cache=True)
+@njit(**INNER)
 def _cut(memory, n, width):
     """An (n, width) array at the start of flat `memory`."""
     return memory[:n * width].reshape((n, width))
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**INNER, error_model="numpy")
 def _fill_weights(ivar, s2, todo, lo, hi, power, weights):
     """weights = (ivar / (1 + ivar s2))^power of a tile; power 1 or 2."""
     for a in range(todo.size):
@@ -215,7 +218,7 @@ def _fill_weights(ivar, s2, todo, lo, hi, power, weights):
             out[n] = w if power == 1 else w * w
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**INNER, error_model="numpy")
 def _fill_single(ivar, s2, todo, lo, hi, weights):
     """weights = ivar / (1 + ivar s2) of a tile, in float32."""
     for a in range(todo.size):
@@ -224,7 +227,7 @@ def _fill_single(ivar, s2, todo, lo, hi, weights):
             out[n] = row[n] / (np.float32(1.0) + row[n] * s2_here)
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _weigh_flux(weights, flux, todo, lo, hi, product):
     """product = weights * flux of a tile."""
     for a in range(todo.size):
@@ -233,19 +236,19 @@ def _weigh_flux(weights, flux, todo, lo, hi, product):
             out[n] = w[n] * row[n]
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _fill(vector, value):
     for k in range(vector.shape[0]):
         vector[k] = value
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _clear(matrix, n):
     for a in range(n):
         _fill(matrix[a], 0.0)
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _add(part, total):
     """total[:n] += part (n, m)."""
     for a in range(part.shape[0]):
@@ -253,7 +256,7 @@ def _add(part, total):
             total[a, k] += part[a, k]
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _add_product(left, right, memory, total):
     """total[:n] += left (n, m) @ right (m, k)."""
     part = _cut(memory, left.shape[0], right.shape[1])
@@ -261,13 +264,13 @@ def _add_product(left, right, memory, total):
     _add(part, total)
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _subtract(a, b, difference):
     for k in range(difference.shape[0]):
         difference[k] = a[k] - b[k]
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _subtract_from(flux, todo, lo, hi, model):
     """model = flux - model of a tile."""
     for a in range(todo.size):
@@ -276,7 +279,7 @@ def _subtract_from(flux, todo, lo, hi, model):
             out[n] = row[n] - out[n]
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _unpack(sums, pair_index, matrix):
     """The symmetric matrix (n_term, n_term) from its distinct sums."""
     n_term = pair_index.shape[0]
@@ -285,7 +288,7 @@ def _unpack(sums, pair_index, matrix):
             matrix[i, j] = sums[pair_index[i, j]]
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _dot(a, b):
     """A short scalar product."""
     value = 0.0
@@ -294,7 +297,7 @@ def _dot(a, b):
     return value
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _normal_equations(block, basis, todo, first, stop, work, sums, right):
     """sums, right: normal matrix and right-hand side over the stars [first, stop) at the present s2.
 
@@ -312,7 +315,7 @@ def _normal_equations(block, basis, todo, first, stop, work, sums, right):
         _add_product(products, basis.design[lo:hi], work.part, right)
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _weight_sums(block, basis, todo, power, first, stop, work, sums):
     """sums: V'W^power V over the stars [first, stop) at the present s2; row a is pixel todo[a]."""
     n = todo.size
@@ -324,14 +327,14 @@ def _weight_sums(block, basis, todo, power, first, stop, work, sums):
         _add_product(weights, basis.products[lo:hi], work.part, sums)
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _solve_anew(block, basis, rules, first, todo, work):
     """theta at the present s2, exactly."""
     _normal_equations(block, basis, todo, 0, basis.design.shape[0], work, work.sums, work.right)
     _solve_exact(block, basis, rules, first, todo, work)
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _trace_ratios(block, basis, todo, work):
     """Restricted likelihood: block.trace (T of scatter.restricted) from work.sums (of W^2) and the factors."""
     n_term = basis.pair_index.shape[0]
@@ -349,21 +352,21 @@ def _trace_ratios(block, basis, todo, work):
         block.trace[p] = value * sum_w / sum_w2 if sum_w2 > 0.0 else 0.0
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _new_traces(block, basis, todo, work):
     """block.trace at the present s2, from the factors there."""
     _weight_sums(block, basis, todo, 2, 0, basis.design.shape[0], work, work.sums)
     _trace_ratios(block, basis, todo, work)
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _residual_tile(block, basis, todo, lo, hi, small, residual):
     """residual[a] = F - V theta of pixel todo[a] for the stars [lo, hi); small[a] is its theta."""
     np.dot(small[:todo.size], basis.design[lo:hi].T, residual)
     _subtract_from(block.flux, todo, lo, hi, residual)
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _residuals(block, basis, todo, work):
     """work.residual[a] = F - V theta of pixel todo[a]."""
     for a in range(todo.size):
@@ -375,7 +378,7 @@ def _residuals(block, basis, todo, work):
         copy_matrix(tile, work.residual[:todo.size, lo:hi])
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _solve_exact(block, basis, rules, first, todo, work):
     """theta from work.sums and work.right; penalised or bounded coefficients by coordinate descent.
 
@@ -399,7 +402,7 @@ def _solve_exact(block, basis, rules, first, todo, work):
             block.status[p] |= SINGULAR
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _curvature(block, basis, rules, first, todo, work):
     """The factors of M at the present s2 for Newton steps, from float32 sums or, where those will not do, float64."""
     n_star, n_term = basis.design.shape
@@ -431,7 +434,7 @@ def _curvature(block, basis, rules, first, todo, work):
             block.status[p] |= SINGULAR
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _weigh_less(ivar, flux, level, todo, lo, hi, product):
     """product = ivar (flux - level) of a tile, in float32; level (n,) of each row."""
     for a in range(todo.size):
@@ -440,7 +443,7 @@ def _weigh_less(ivar, flux, level, todo, lo, hi, product):
             out[n] = i[n] * (f[n] - less)
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _solve_at_zero(block, basis, todo, work):
     """theta at s2 = 0 from the factors there, to their accuracy. Solved for F - 1, whose coefficients are small, but
     where terms are dependent: the minimum-norm solution is that for F."""
@@ -461,7 +464,7 @@ def _solve_at_zero(block, basis, todo, work):
             block.theta[p, 0] += 1.0
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _slopes_and_gradients(block, basis, todo, work, kept, with_gradient, with_mixed, slopes):
     """What a Newton step needs of pixel todo[a]: slopes[a], (f, f') of scatter; work.gradient[a], g = V'Wr;
     work.right[a], h = V'W^2 r (if with_mixed).
@@ -491,7 +494,7 @@ def _slopes_and_gradients(block, basis, todo, work, kept, with_gradient, with_mi
                                                         block.trace[todo[a]])
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _descend(block, basis, p, s2, work):
     """The minimum downhill from s2 at the residuals of pixel p, which are written to work.residual[0]."""
     residual = work.residual[0]
@@ -502,7 +505,7 @@ def _descend(block, basis, p, s2, work):
     return scatter.descend(block.ivar[p], residual, block.trace[p], block.n_fitted[p], s2)
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _polish(block, basis, todo, work, theta_tolerance, s2_tolerance, start, left):
     """Newton steps in (theta, ln s2) with the factor of M kept; changes block.theta and block.s2.
 
@@ -581,7 +584,7 @@ def _polish(block, basis, todo, work, theta_tolerance, s2_tolerance, start, left
     return n_left + n_now
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _forget(memory, todo):
     """Start of the search for the root in ln s2: no step before, no bracket, the slope at zero not known."""
     for p in todo:
@@ -592,7 +595,7 @@ def _forget(memory, todo):
         memory[p, 4] = 0.0
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _next_s2(old, f, downhill, memory):
     """The next s2 > 0 of a pixel whose profile has the slope f at `old` > 0; see _search."""
     now, slope = np.log(old), old * f
@@ -613,7 +616,7 @@ def _next_s2(old, f, downhill, memory):
     return new
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _search(block, basis, todo, work, memory, left):
     """The next s2 of pixels whose theta (and trace) are exact at the present one; `left`: those that moved.
 
@@ -648,7 +651,7 @@ def _search(block, basis, todo, work, memory, left):
     return n_left
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _converge(rule, block, basis, rules, first, todo, work, memory, tolerances, start):
     """Go from the present s2 to the minimum of its basin; start: FRESH to BRACKETED.
 
@@ -694,7 +697,7 @@ def _converge(rule, block, basis, rules, first, todo, work, memory, tolerances, 
         block.status[p] |= ITERATION_LIMIT
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _renew_traces(block, basis, todo, work, trace_at):
     """The trace ratios of pixels whose s2 moved by more than 1e-5 since; scaling serves below that (see scatter)."""
     moved = np.empty(todo.size, np.int64)
@@ -709,7 +712,7 @@ def _renew_traces(block, basis, todo, work, trace_at):
         _new_traces(block, basis, moved[:n_moved], work)
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _full_objective(rule, block, basis, rules, p, work):
     """The whole objective of pixel p: equation 3, the restricted term, the penalty."""
     todo = np.full(1, p)
@@ -722,7 +725,7 @@ def _full_objective(rule, block, basis, rules, p, work):
     return value
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _fit_block(rule, block, basis, rules, first, todo, work):
     """Fit the pixels `todo` from nothing; block.s2 is kept where the rule is FIXED."""
     n_block = block.s2.shape[0]
@@ -827,7 +830,7 @@ def _fit_block(rule, block, basis, rules, first, todo, work):
                         copy_vector(best_theta[p], theta[p])
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _scan_exactly(rule, block, basis, rules, first, few, work, at_zero, n_candidate, low, high, start):
     """Brackets of the minima of the profile itself, theta made anew at every s2 of a grid of steps of three.
 
@@ -885,7 +888,7 @@ def _scan_exactly(rule, block, basis, rules, first, few, work, at_zero, n_candid
         n_now = n_next
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _choose_usable(rule, block, rules, first, s2_given, todo):
     """todo[:n] = pixels with at least as many good stars as terms (one more if restricted); status of the rest.
 
@@ -907,7 +910,7 @@ def _choose_usable(rule, block, rules, first, s2_given, todo):
     return n_todo
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _settle(rule, block):
     """Unusable pixels get theta 0 and s2 infinite; zero scatter is marked where it was looked for."""
     for p in range(block.s2.shape[0]):
@@ -953,7 +956,7 @@ def fit_block(rule, flux, ivar, ivar_scale, order, basis, rules, s2_given, first
         n_good[first + p] = block.n_good[p]
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _held_out(ivar, residual, s2, first, stop):
     """Sum over the held-out stars [first, stop) of r^2 w - ln w, and their number."""
     value = 0.0
@@ -967,7 +970,7 @@ def _held_out(ivar, residual, s2, first, stop):
     return value, count
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _fill_shares(block, basis, fold_start, work, shares):
     """Each share of the normal equations at the present s2."""
     every = np.arange(block.s2.shape[0])
@@ -978,7 +981,7 @@ def _fill_shares(block, basis, fold_start, work, shares):
             _weight_sums(block, basis, every, 2, lo, hi, work, shares.squares[k])
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _median_without(ivar, residual, first, stop):
     """The median rule over the stars outside [first, stop)."""
     n_kept = ivar.size - (stop - first)

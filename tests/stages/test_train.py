@@ -327,10 +327,11 @@ VALUES = st.one_of(st.floats(-2, 2), st.sampled_from([0.0, 1.0, np.nan, np.inf, 
 IVARS = st.one_of(st.floats(0, 1e6), st.sampled_from([0.0, np.nan, np.inf, -1.0, 1e-40, 1e-30, 1e13]))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data(), scatter=st.sampled_from(["ml", "reml", "median", "none"]), order=st.integers(1, 2),
-       n_star=st.integers(1, 24), l1=st.sampled_from([0.0, 10.0]))
-def test_degenerate_input_never_gives_nan_or_a_traceback(data, scatter, order, n_star, l1):
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), scatter=st.sampled_from(["ml", "reml", "median", "none"]), order=st.integers(1, 3),
+       n_star=st.integers(1, 24), l1=st.sampled_from([0.0, 10.0]),
+       bounds=st.sampled_from([{}, {"a": (0.0, np.inf)}, {"a": (-0.1, 0.1), "b": (0.2, 0.3)}]))
+def test_degenerate_input_never_gives_nan_or_a_traceback(data, scatter, order, n_star, l1, bounds):
     flux = data.draw(arrays(np.float64, (n_star, 4), elements=VALUES)).astype("f4")
     ivar = data.draw(arrays(np.float64, (n_star, 4), elements=IVARS)).astype("f4")
     labels = data.draw(arrays(np.float64, (n_star, 2), elements=st.floats(-1e4, 1e4)))
@@ -339,11 +340,12 @@ def test_degenerate_input_never_gives_nan_or_a_traceback(data, scatter, order, n
         labels = np.random.default_rng(n_star).normal(size=(n_star, 2)) + (1e9 if kind == "nearly equal" else 0)
     if kind == "spread, some missing":
         labels[::5, 1] = np.nan
+    acts = data.draw(st.none() | arrays(np.uint8, (4, 2), elements=st.integers(0, 1)))
     ids = np.arange(n_star).astype("S")
     offered = train.TrainingSet(flux, ivar, labels, ids, ids, ids, np.arange(4.0) + 5000, np.zeros(4, int), "air",
-                                ("a", "b"), ("", ""))
+                                ("a", "b"), ("", ""), censor=acts)
     try:
-        model, _, _ = train.train(offered, Train(scatter=scatter, order=order, cross_validate=2, l1=l1))
+        model, _, _ = train.train(offered, Train(scatter=scatter, order=order, cross_validate=2, l1=l1, bounds=bounds))
     except DataError as error:
         event(str(error)[:20])
         assert "\n" not in str(error)
@@ -354,6 +356,15 @@ def test_degenerate_input_never_gives_nan_or_a_traceback(data, scatter, order, n
     good = np.array([[is_sane(f, i) for f, i in zip(*rows, strict=True)]
                      for rows in zip(flux[used], ivar[used], strict=True)]).reshape(-1, 4)
     assert (model.n_good == good.sum(axis=0)).all()
-    enough = good.sum(axis=0) >= len(model.powers) + (scatter == "reml")
+    acting = np.ones((4, len(model.powers)), bool)
+    if acts is not None:
+        acting = np.array([[all(a or not k for a, k in zip(pixel, power, strict=True)) for power in model.powers]
+                           for pixel in acts])
+        assert (model.theta[~acting] == 0).all()
+    for term, (low, high) in bounds.items():
+        k = [list(power) for power in model.powers].index([int(term == "a"), int(term == "b")])
+        held = acting[:, k] & np.isfinite(model.s2)
+        assert (low <= model.theta[held, k]).all() and (model.theta[held, k] <= high).all()
+    enough = good.sum(axis=0) >= acting.sum(axis=1) + (scatter == "reml")
     assert (np.isfinite(model.s2) == enough).all()
     assert ((model.pixel_status & PIXEL_UNUSABLE == 0) == enough).all()
