@@ -142,6 +142,8 @@ def add_lines(eta, first, step, wavelength, log_wavelength, species, excitation,
     for i in range(log_wavelength.shape[0]):
         s = species[i]
         w = wavelength[i]
+        if factor[s] * gf[i] * (w * 1e-8) < 0.999 * CUT:        # both factors below are less than 1
+            continue
         b = width[s]
         emission = 1.0 - math.exp(-C2_EV / (w * kt))
         strength = factor[s] * gf[i] * math.exp(-excitation[i] / kt) * emission * (w * 1e-8)

@@ -143,6 +143,7 @@ APOGEE_TELLURIC = np.array(
 
 
 LOG_START, LOG_STEP = 4.179, 6e-6  # of the apStar grid
+C2 = 1.4387769e8  # h c / k, Angstrom K
 
 
 @njit(cache=True)
@@ -369,14 +370,28 @@ def add_visit(flux, error, mask, weight, sums, word):
 
 
 @njit(cache=True, error_model="numpy")
-def fill_continuum(wave, teff, scale, base):
-    """Fill base (n,) with a black body of teff K that is `scale` at 16000 Angstrom."""
-    c2 = 1.4387769e8
-    top = math.exp(c2 / (16000.0 * teff)) - 1.0
-    for k in range(wave.shape[0]):
-        w = wave[k]
-        u = 16000.0 / w
-        base[k] = scale * u * u * u * u * u * top / (math.exp(c2 / (w * teff)) - 1.0)
+def black_body(w, teff, scale, top):
+    """A black body of teff K at w Angstrom that is `scale` at 16000; top = exp(c2 / (16000 teff)) - 1."""
+    u = 16000.0 / w
+    return scale * u * u * u * u * u * top / (math.exp(C2 / (w * teff)) - 1.0)
+
+
+@njit(cache=True, error_model="numpy")
+def fill_continuum(wave, teff, scale, every, base):
+    """Fill base (n,) with a black body of teff K that is `scale` at 16000 Angstrom.
+
+    Every `every`-th pixel is computed, lines lie between: for 16, right to 1e-7.
+    """
+    n = wave.shape[0]
+    top = math.exp(C2 / (16000.0 * teff)) - 1.0
+    left = black_body(wave[0], teff, scale, top)
+    for first in range(0, n, every):
+        last = min(first + every, n - 1)
+        right = black_body(wave[last], teff, scale, top)
+        for k in range(first, last):
+            base[k] = left + (right - left) * (k - first) / (last - first)
+        left = right
+    base[n - 1] = left
 
 
 @njit(cache=True, nogil=True, error_model="numpy")  # nogil: a thread for each block of spectra
@@ -403,7 +418,7 @@ def apogee_planes(clean, n_visit, teff, scale, velocity, snr, weight, shift, num
     for i in range(clean.shape[0]):
         visits = n_visit[i]
         rows = visits > 1 and flux.shape[1] > 1
-        fill_continuum(wave, teff[i], scale[i], base)
+        fill_continuum(wave, teff[i], scale[i], 1 if whole else 16, base)
         for r in range(2 if rows else 1):
             flux[i, r], error[i, r], mask[i, r] = 0.0, 0.0, 0
         sums[:5], sums[5], sums[6], word[:] = 0.0, 1e30, 0.0, 0
