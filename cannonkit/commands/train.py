@@ -225,8 +225,9 @@ def _report_missing(args, ids, state, others, listed, name):
                         (1, "selected stars have a spectrum without usable data")):
         found = ids[state == value]
         if len(found):
-            shown = ", ".join(repr(str(i)) for i in schema.text(found[:LISTED if args.verbose else 3]))
-            message = f"{len(found)} {what} ({shown}{', ...' if len(found) > 3 else ''})"
+            most = LISTED if args.verbose else 3
+            shown = ", ".join(repr(str(i)) for i in schema.text(found[:most]))
+            message = f"{len(found)} {what} ({shown}{', ...' if len(found) > most else ''})"
             if args.strict:
                 raise errors.DataError(f"{name}: {message} (--strict)")
             cli.warn(message)

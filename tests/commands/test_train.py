@@ -65,7 +65,7 @@ def test_trains_on_the_stars_that_both_files_have(files, tmp_path, inside, capfd
     assert inside("train", *files.arguments(path, "--labels", "galah", "-v")) == 0
     err = capfd.readouterr().err
     assert "120 selected stars, 110 with a usable spectrum" in err
-    assert "10 selected stars have no row in the spectra" in err and "'2M0009'" in err
+    assert "10 selected stars have no row in the spectra" in err and "'2M0009')" in err
     assert "10 other spectra are of no selected star" in err and "2M0125" in err
     assert "96 pixels fitted" in err and "teff: bias" in err
     made = model.read(path)
