@@ -96,12 +96,13 @@ def _say_unusable(found):
         cli.warn(f"{path} is left out: {reason}")
 
 
-def _options(settings):
-    """Options that repeat these settings on a command line."""
+def _options(settings, figure="pairs"):
+    """Options that repeat these settings on the command line of a figure; those of pairs (pair_*) on theirs only."""
     from cannonkit import typed
 
     default = config.Report()
-    return [part for name, value in vars(settings).items() if value != getattr(default, name)
+    return [part for name, value in vars(settings).items()
+            if value != getattr(default, name) and (figure == "pairs" or not name.startswith("pair_"))
             for part in ("--set", f"{name}={typed.text_of(value)}")]
 
 
@@ -146,11 +147,11 @@ def _data(item, suffix, settings):
     """An item as the bytes of a file."""
     from cannonkit import plots
 
+    command = item.command(_options(settings, item.figure))
     if suffix == "ecsv":
         listing = next((x for x in item.listings if x.name == item.name), item.listings[0])
-        return listing.ecsv({"caption": item.caption, "command": item.command(_options(settings))}).encode()
-    about = {"Title": item.title, "Description": _mock(item) + item.caption,
-             "Comment": item.command(_options(settings))}
+        return listing.ecsv({"caption": item.caption, "command": command}).encode()
+    about = {"Title": item.title, "Description": _mock(item) + item.caption, "Comment": command}
     return plots.save(item.draw(), suffix, settings.dpi, about)
 
 
@@ -287,7 +288,7 @@ def _add(sheet, item, folder, settings):
 
     from cannonkit import page
 
-    options = _options(settings)
+    options = _options(settings, item.figure)
     tag = '<span class="tag">Mock data.</span> ' if item.mock else ""
     paper = f" (as {item.paper} of the paper)" if item.paper else ""
     sheet.add(f'<h3 id="{item.name}">{page.escape(item.title)}</h3>')
