@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from bench_train import N_FOLD, N_PIX, N_STAR, _run_command, _write, case, problem_of
-from run import ROOT, Entry, best
+from run import ROOT, Entry, best, measured
 
 sys.path.insert(0, str(ROOT / "tests"))
 K, LABEL_ERROR = 20, 0.04
@@ -69,20 +69,26 @@ def bench_inference():
     rng = np.random.default_rng(2)
     u = 0.003 * rng.standard_normal((model.n_pix, K)) * 0.9 ** np.arange(K)
     flux = (flux + rng.standard_normal((len(flux), K)) @ u.T).astype(np.float32)
-    seconds = {}
-    for name, one in (("classic", model), ("components", replace(model, components=u, strength=np.ones(K)))):
-        fitter = infer.prepare(one, solver="sums")
+    seconds, ours = {}, replace(model, components=u, strength=np.ones(K))
+    for name, one, clip in (("classic", model, 0), ("components", ours, 0), ("clipped", ours, 6)):
+        fitter = infer.prepare(one, solver="sums", clip=clip)
         fitter.fit(flux[:128], ivar[:128])
         seconds[name] = best(lambda: fitter.fit(flux, ivar), 3)                              # noqa: B023
     yield Entry(f"components: inference with {K} over classic", seconds["components"] / seconds["classic"], 4.0, "x")
+    yield Entry("components: the same, looking for spikes", seconds["clipped"] / seconds["classic"], None, "x")
 
 
 def bench_memory():
-    """cc-train as a process with 20 components, without folds and with 12."""
+    """cc-train as a process with 20 components and errors of the labels, without folds and with 12; cc-infer."""
+    rng = np.random.default_rng(2)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        spectra, training = _write(folder, N_PIX)
+        spectra, training = _write(folder, N_PIX, lambda flux: with_components(flux, rng), LABEL_ERROR)
         for what, folds in (("", "0"), (" and 12 folds", "12")):
-            _, memory = _run_command(spectra, training, folder / "m.fits", "--components", str(K), "--cross-validate",
-                                     folds)
+            seconds, memory = _run_command(spectra, training, folder / "m.fits", "--components", str(K),
+                                           "--cross-validate", folds)
+            yield Entry(f"components: cc-train with errors of labels{what}, start to finish", seconds)
             yield Entry(f"components: cc-train's peak memory{what}", memory, 1200, "MB")
+        _, memory = measured([sys.executable, ROOT / "bin" / "cc-infer", spectra, "-m", folder / "m.fits", "-o",
+                              folder / "l.fits", "--quiet", "--overwrite"])
+        yield Entry(f"components: cc-infer's peak memory, {N_STAR} spectra", memory, 400, "MB")

@@ -121,15 +121,19 @@ def bench_scaling():
         yield Entry("cc-train: two threads, times faster than one", seconds[1] / seconds[2], None, "x")
 
 
-def _write(folder, n_pix):
-    """A spectra and a training product of the case; returns their paths."""
+def _write(folder, n_pix, change=None, label_error=None):
+    """A spectra and a training product of the case; returns their paths. change(flux): in place."""
     from cannonkit import schema, stream
 
     x, flux, ivar = case(n_pix=n_pix)
+    if change is not None:
+        change(flux)
     names = list(schema.LABELS)
     ids = np.array([f"mock{n:06d}" for n in range(N_STAR)], dtype="S")
     table = schema.training_table(["apogee"], names)
     values = {f"apogee_{name}": x[:, i] for i, name in enumerate(names)}
+    if label_error:
+        values |= {f"apogee_e_{name}": np.full(N_STAR, label_error) for name in names}
     training, spectra = folder / f"training_{n_pix}.fits", folder / f"spectra_{n_pix}.fits"
     with stream.create(training, "training", table, N_STAR) as out:
         out.write(table.rows(N_STAR, selected=1, apogee_id=ids, apogee_star_id=ids, **values))
