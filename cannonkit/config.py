@@ -292,7 +292,7 @@ class Merge:
 class Mock:
     """The two mock surveys (shared/formats.md D): sizes, what is planted, what is left out."""
 
-    seed: int = setting(1, "seed of every random number", low=0, high=2**31 - 1)
+    seed: int = setting(2, "seed of every random number", low=0, high=2**31 - 1)
     common: int = setting(1700, "field stars in both surveys", low=0, high=2000000)
     apogee_only: int = setting(170, "field stars in APOGEE only", low=0, high=2000000)
     galah_only: int = setting(170, "field stars in GALAH only", low=0, high=2000000)

@@ -31,7 +31,7 @@ ERROR = {
     "teff": ((30.0, 40.0), (58.0, 82.0)),
     "logg": ((0.05, 0.05), (0.118, 0.082)),
     "fe_h": ((0.025, 0.025), (0.050, 0.045)),
-    "alpha_fe": ((0.018, 0.018), (0.050, 0.044)),
+    "alpha_fe": ((0.018, 0.018), (0.036, 0.028)),
     "vmicro": ((0.27, 0.385), (0.0, 0.0)),
     "vbroad": ((0.3, 0.0), (1.13, 1.4)),
 }
@@ -51,7 +51,11 @@ def _difference(name, stars):
         warm = 0.18 / (1.0 + np.exp(-(teff - 6050.0) / 70.0))
         return value + np.where(giant, cool - 0.055, warm - 0.025)
     if name == "alpha_fe":
-        return value + np.where(giant, -0.05 * np.clip((4750.0 - teff) / 600.0, -1.0, 1.2), 0.0)
+        return value + np.where(
+            giant,
+            0.10 * np.clip((teff - 4750.0) / 600.0, -1.2, 1.0),
+            0.038 * np.clip((teff - 5700.0) / 350.0, -1.5, 1.5),
+        )
     return value
 
 

@@ -309,7 +309,7 @@ def test_plan_repeats_itself_and_the_seed_matters():
     one, two = mock.plan(settings_of(**SMALL)), mock.plan(settings_of(**SMALL))
     assert one.stars.tobytes() == two.stars.tobytes()
     assert mock.truth_rows(one).tobytes() == mock.truth_rows(two).tobytes()
-    other = mock.plan(settings_of(seed=2, **SMALL))
+    other = mock.plan(settings_of(seed=3, **SMALL))
     assert other.stars.tobytes() != one.stars.tobytes()
 
 
@@ -409,35 +409,43 @@ def test_nitrogen_deepens_cn_and_nothing_else():
 def tucanae():
     """A quadratic Cannon of giants like NGC 104's, by plain least squares, and labels of both generations by it.
 
-    Field giants (drawn with dredge-up and hidden scatter) train it on GALAH's last camera at S/N 200; the cluster's
-    giants, one metallicity, are fitted with all pixels and without those in which nitrogen acts.
+    Field giants (drawn with dredge-up and hidden scatter) train it on GALAH's four cameras at S/N 200; the
+    cluster's giants, one metallicity, are fitted with all pixels and without those in which nitrogen acts.
+    (The last camera alone has too few lines: there CN looks like a lower log g in some seeds, like iron in others.)
     """
-    settings = settings_of(seed=3, odd=0.0, junk=False, wiggles=False)
+    settings = settings_of(seed=5, odd=0.0, junk=False, wiggles=False)
     survey = recipe.load_survey("galah_dr3")
     plan = resample.prepare(survey.spectra)
     maker = mock_stream.Stream("galah", plan, settings, ())
-    camera = slice(plan.grid.wavelength.size - 2461, None)
 
     def flux_of(truth):
         rows = np.zeros(len(truth), schema.spectra_table(plan.grid.wavelength.size, 1).dtype)
         maker.fill(truth, rows)
-        good = rows["ivar"][:, camera] > 0
-        return np.where(good, schema.native(rows["flux"])[:, camera], np.nan)
+        return np.where(rows["ivar"] > 0, schema.native(rows["flux"]), np.nan)
 
     def take(blocks, wanted):
         drawn = np.concatenate([schema.native(mock.drawn_truth("galah", k, settings)) for k in blocks])
         drawn["snr"] = 200.0
         return drawn[(drawn["kind"] == b"giant") & (drawn["logg"] > 1.2) & (drawn["logg"] < 3.0)][:wanted]
 
-    names = ("teff", "logg", "fe_h", "alpha_fe", "vmicro")
+    def tip(stars):
+        return np.clip((2.0 - stars["logg"]) / 1.5, 0.0, 1.0) * np.clip(-stars["fe_h"] / 0.8, 0.0, 1.0)
+
+    def set_labels(stars, fe_h, alpha):     # C and N follow, as mock_stars draws them
+        before = tip(stars)
+        stars["c_fe"] += 0.6 * (alpha - stars["alpha_fe"])
+        stars["fe_h"], stars["alpha_fe"] = fe_h, alpha
+        stars["c_fe"] -= 0.3 * (tip(stars) - before)
+        stars["n_fe"] += 0.4 * (tip(stars) - before)
+
+    names = ("teff", "logg", "fe_h", "vmicro")      # [alpha/Fe] acts in its windows only: here it is the cluster's
     field = take((0, 1), 500)
     # As metal-poor as the cluster: from -1.1 to -0.3, along the mock's own branch.
-    field["fe_h"] = np.random.default_rng(8).uniform(-1.1, -0.3, len(field))
+    set_labels(field, np.random.default_rng(8).uniform(-1.1, -0.3, len(field)), 0.25)
     spread = np.random.default_rng(9).normal(0.0, 60.0, len(field))
     field["teff"] = mock_stars.giant_teff(field["logg"], field["fe_h"]) + spread
-    field["alpha_fe"] = 0.2 + 0.06 * np.random.default_rng(10).standard_normal(len(field))
     cluster = take((2,), 60)
-    cluster["fe_h"], cluster["alpha_fe"] = -0.76, 0.25
+    set_labels(cluster, -0.76, 0.25)
     cluster["teff"] = mock_stars.giant_teff(cluster["logg"], -0.76)
     second = cluster.copy()
     second["n_fe"] += 0.7
@@ -449,7 +457,7 @@ def tucanae():
     flux = flux_of(field)
     use = np.isfinite(flux).all(axis=0)
     theta = np.linalg.lstsq(design, flux[:, use], rcond=None)[0]
-    maker_pixels = plan.grid.wavelength[camera][use]
+    nitrogen = np.abs(np.nanmean(flux_of(second), axis=0) - np.nanmean(flux_of(cluster), axis=0))[use] > 0.002
 
     def fitted(truth, pixels):
         observed, out = flux_of(truth)[:, use][:, pixels], []
@@ -461,13 +469,14 @@ def tucanae():
             out.append(pivot + scale * found.x)
         return np.array(out)
 
-    return {"first": cluster[:30], "second": second[30:], "fitted": fitted, "pixels": maker_pixels, "flux": flux_of,
-            "use": use, "predict": lambda x: vectorizer.design_matrix((x - pivot) / scale, powers) @ theta}
+    return {"first": cluster[:30], "second": second[30:], "fitted": fitted, "nitrogen": nitrogen, "flux": flux_of,
+            "pixels": plan.grid.wavelength[use], "use": use,
+            "predict": lambda x: vectorizer.design_matrix((x - pivot) / scale, powers) @ theta}
 
 
 def test_a_second_generation_is_too_metal_rich_where_cn_is_in_the_pixels(tucanae):
     every = np.ones(tucanae["pixels"].size, bool)
-    without = tucanae["pixels"] < CN_BEGINS
+    without = ~tucanae["nitrogen"]
     offset = {}
     for name, pixels in (("all", every), ("without CN", without)):
         first, second = (tucanae["fitted"](tucanae[g], pixels)[:, 2] for g in ("first", "second"))
