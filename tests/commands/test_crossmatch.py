@@ -365,9 +365,9 @@ def test_empty_catalogue(inside, apogee, tmp_path):
     (["{apogee}", "{galah}", "--recipe", "apogee_dr16"], 64, "for one catalogue"),
     (["{apogee}", "{galah}"], 64, "--recipe is missing"),
     (["nothing.fits", "--recipe", "apogee_dr16"], 66, "nothing.fits"),
-    (["{apogee}", "--recipe", "apogee_dr16", "--select", "repeat"], 78, "did you mean 'repeats'"),
+    (["{apogee}", "--recipe", "apogee_dr16", "--select", "repeat"], 64, "did you mean 'repeats'"),
     (["{apogee}", "--recipe", "apogee_dr16", "--left-position", "here"], 64, "expected degrees:RA,DEC"),
-    (["{apogee}", "--recipe", "apogee_dr16", "--attach", "{galah}", "clusters,clutser=x"], 78,
+    (["{apogee}", "--recipe", "apogee_dr16", "--attach", "{galah}", "clusters,clutser=x"], 64,
      "did you mean 'cluster'"),
     (["{apogee}", "--recipe", "apogee_dr16", "--attach", "{galah}", "gaia_edr3"], 65,
      "attached column parallax: no column 'parallax'")])
